@@ -1,0 +1,211 @@
+//! Ceasing to be primary: by command, by a clean shutdown that hands the entitlement over, or because a higher
+//! term was met (P2, P5, P6, G10).
+//!
+//! ```text
+//!   Draining ──all stable everywhere──> Recording ──> Secondary
+//!                                           └─shutdown─> Yielding ──> Closing ──> closed
+//!   (a secondary that shuts down: Draining ──> Flushing ──> Recording)
+//! ```
+
+use super::{
+    Role,
+    io::{Action, Area, Channel, CommandId, DiskError, Notice, RequestError},
+    operation::Purpose,
+    status::Suspended,
+    store::Then,
+    volume::{Broken, Stage, Volume},
+    wire::Frame,
+};
+use crate::ids::PeerIndex;
+
+/// A demotion under way.
+#[derive(Debug)]
+pub(crate) struct Demotion {
+    id: Option<CommandId>,
+    /// Leave cleanly afterwards (P6).
+    shutdown: bool,
+    stage: DemotionStage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DemotionStage {
+    /// What is in flight is answered and made stable.
+    Draining,
+    /// What this node followed is made stable.
+    Flushing,
+    /// The record is on its way to stable media.
+    Recording,
+    /// The entitlement is handed over to a peer.
+    Yielding(PeerIndex),
+    /// The clean-shutdown record is on its way.
+    Closing,
+}
+
+impl Volume {
+    pub(crate) fn begin_demotion(&mut self, id: Option<CommandId>, shutdown: bool) {
+        if self.demotion.is_some() {
+            self.answer_maybe(id, Err("another change of role is under way"));
+            return;
+        }
+        self.cancel_promotion("the node becomes secondary");
+        self.resumption = None;
+        if self.role == Role::Secondary && !shutdown {
+            self.answer_maybe(id, Ok(()));
+            return;
+        }
+        self.demotion = Some(Demotion { id, shutdown, stage: DemotionStage::Draining });
+        self.fail_waiting(RequestError::Shutdown);
+        self.advance_demotion();
+    }
+
+    pub(crate) fn is_demoting(&self) -> bool {
+        self.demotion.is_some()
+    }
+
+    /// P5: everything is answered, and stable here and on every connected peer.
+    pub(crate) fn advance_demotion(&mut self) {
+        let Some(Demotion { stage: DemotionStage::Draining, .. }) = &self.demotion else { return };
+        match (self.role, self.suspended) {
+            (Role::Primary, Some(Suspended::NewGeneration)) => return,
+            (Role::Primary, None) => {
+                if self.requests.len() > 0 || !self.log.is_settled() {
+                    return;
+                }
+                let issued = self.log.issued();
+                self.want_stable(issued);
+                if self.log.stable_everywhere() < issued || !self.flushes.is_idle() {
+                    return;
+                }
+            }
+            // What is held cannot be kept any more; it ends with an error.
+            (Role::Primary, Some(Suspended::PeerLost | Suspended::Deposed | Suspended::NoData)) => {
+                self.fail_flushes(RequestError::Shutdown);
+                self.fail_unissued_pieces();
+                self.fail_requests();
+            }
+            (Role::Secondary, _) => {
+                if !self.is_applying() {
+                    let tag = self.tag(Purpose::ShutdownFlush);
+                    self.out.push(Action::Flush { tag });
+                    self.demotion.as_mut().expect("just looked at").stage = DemotionStage::Flushing;
+                }
+                return;
+            }
+        }
+        self.store_mut().become_secondary();
+        self.record_demotion();
+    }
+
+    fn record_demotion(&mut self) {
+        self.store_mut().after_commit(Then::Demoted);
+        self.demotion.as_mut().expect("a demotion is under way").stage = DemotionStage::Recording;
+    }
+
+    /// What a secondary had applied is stable: it may leave.
+    pub(crate) fn on_shutdown_flush_done(&mut self, result: Result<(), DiskError>) {
+        match result {
+            Ok(()) => self.record_demotion(),
+            Err(error) => self.fail_disk(Area::Data, error),
+        }
+    }
+
+    pub(crate) fn on_demoted(&mut self) {
+        let Some(demotion) = &self.demotion else { return };
+        if demotion.stage != DemotionStage::Recording {
+            return;
+        }
+        let (id, shutdown) = (demotion.id, demotion.shutdown);
+        if self.role == Role::Primary {
+            self.role = Role::Secondary;
+            self.suspended = None;
+            self.confirming.clear();
+            self.release_withheld();
+            self.out.push(Action::Notice(Notice::Role(Role::Secondary)));
+            self.report_everywhere_again();
+        }
+        if !shutdown {
+            self.demotion = None;
+            self.answer_maybe(id, Ok(()));
+            self.tell_mark();
+            return;
+        }
+        let heir = self.peer_indices().find(|&peer| self.peer(peer).is_in_sync());
+        match heir.filter(|_| self.store().is_entitled()) {
+            Some(peer) => {
+                self.demotion.as_mut().expect("just looked at").stage = DemotionStage::Yielding(peer);
+                self.send(peer, Channel::Control, Frame::Yield);
+            }
+            None => self.close_cleanly(),
+        }
+    }
+
+    fn close_cleanly(&mut self) {
+        self.store_mut().after_quiet(Then::Quiet);
+        self.demotion.as_mut().expect("a shutdown is under way").stage = DemotionStage::Closing;
+    }
+
+    /// Nothing is open any more, on stable media: now the record may say so.
+    pub(crate) fn on_quiet(&mut self) {
+        self.store_mut().record_clean_shutdown();
+        self.store_mut().after_commit(Then::ClosedCleanly);
+    }
+
+    pub(crate) fn on_closed_cleanly(&mut self) {
+        for peer in self.peer_indices() {
+            self.send(peer, Channel::Control, Frame::Leave);
+            self.close_link(peer, "the node leaves");
+        }
+        self.stage = Stage::Closed;
+        let id = self.demotion.take().and_then(|demotion| demotion.id);
+        self.answer_maybe(id, Ok(()));
+    }
+
+    /// The peer leaves cleanly and hands the entitlement over (P2): take it durably, then say so.
+    pub(crate) fn on_yield(&mut self, peer: PeerIndex) -> Result<(), Broken> {
+        if !self.peer(peer).is_in_sync() || self.role == Role::Primary {
+            return Err(Broken("an entitlement handed to a node that is not in sync"));
+        }
+        let link = self.peer(peer).link.expect("a frame came on it");
+        self.store_mut().set_entitled(true);
+        self.store_mut().after_commit(Then::EntitlementTaken { peer, link });
+        Ok(())
+    }
+
+    pub(crate) fn on_yielded(&mut self, peer: PeerIndex) -> Result<(), Broken> {
+        if self.heir == Some(peer) {
+            self.heir = None;
+            self.send(peer, Channel::Control, Frame::Leave);
+            self.close_link(peer, "the own disk failed");
+            return Ok(());
+        }
+        match &self.demotion {
+            Some(demotion) if demotion.stage == DemotionStage::Yielding(peer) => {
+                self.store_mut().set_entitled(false);
+                self.close_cleanly();
+                Ok(())
+            }
+            Some(_) | None => Err(Broken("an entitlement taken that was not handed over")),
+        }
+    }
+
+    pub(crate) fn on_yield_peer_gone(&mut self, peer: PeerIndex) {
+        if matches!(&self.demotion, Some(demotion) if demotion.stage == DemotionStage::Yielding(peer)) {
+            // Whether it has taken the right is not known: keep nothing that it may have too.
+            self.store_mut().set_entitled(false);
+            self.close_cleanly();
+        }
+    }
+
+    /// This primary may not go on (G10): nothing is answered any more but with an error.
+    pub(crate) fn depose(&mut self) {
+        if self.role != Role::Primary || self.suspended == Some(Suspended::Deposed) {
+            return;
+        }
+        self.suspended = Some(Suspended::Deposed);
+        self.fail_waiting(RequestError::Shutdown);
+        self.fail_flushes(RequestError::Shutdown);
+        self.fail_unissued_pieces();
+        self.fail_requests();
+        self.begin_demotion(None, false);
+    }
+}

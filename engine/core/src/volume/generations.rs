@@ -1,0 +1,161 @@
+//! New generations (G1, G2), and what happens when a peer is lost (W6).
+//!
+//! ```text
+//!   counted peer lost, or promotion
+//!     └> answers withheld ─> new head stable here ─> offered to every peer in sync ─> adopted by all ─> answers go on
+//! ```
+//!
+//! A peer that is lost on the way begins the same again, with another generation.
+//!
+//! Windows (G5): a peer in sync has none. When a generation begins, each peer without one gets a window from
+//! the old head; one that is in sync is offered the new head, which from then on it may have taken or not, and
+//! loses its window again when it says that it has.
+
+use super::{
+    Role,
+    config::OnPeerLoss,
+    io::{Channel, Notice},
+    lead::Phase as LeadPhase,
+    peer::Session,
+    status::Suspended,
+    store::Then,
+    volume::{Broken, Volume},
+    wire::Frame,
+};
+use crate::ids::{Generation, GenerationId, PeerIndex, Term};
+
+impl Volume {
+    /// Begins a new generation in the current term; answers are withheld until every peer in sync has it.
+    pub(crate) fn begin_generation(&mut self) {
+        assert_eq!(self.role, Role::Primary, "only a primary makes generations (G1)");
+        let term = self.store().term().expect("a primary has a term");
+        let new = Generation { id: GenerationId(self.entropy.next_id()), term };
+        let in_sync: Vec<PeerIndex> =
+            self.peer_indices().filter(|&peer| self.peer(peer).is_in_sync()).collect();
+        self.store_mut().begin_generation(new, &in_sync);
+        self.suspended = Some(Suspended::NewGeneration);
+        for peer in self.peer_indices() {
+            self.peer_mut(peer).offered = None;
+        }
+        self.store_mut().after_commit(Then::GenerationStable(new.id));
+    }
+
+    /// The new head is stable here: offer it.
+    pub(crate) fn on_generation_stable(&mut self, id: GenerationId) {
+        let Some(head) = self.store().head() else { return };
+        if head.id != id || self.role != Role::Primary {
+            return;
+        }
+        for peer in self.peer_indices() {
+            if self.peer(peer).is_in_sync() {
+                self.peer_mut(peer).offered = Some(id);
+                self.send(peer, Channel::Control, Frame::Offer(head));
+            }
+        }
+        self.resume_answers();
+    }
+
+    /// Goes on with answers if nothing stands in the way any more.
+    pub(crate) fn resume_answers(&mut self) {
+        if !matches!(self.suspended, Some(Suspended::NewGeneration | Suspended::PeerLost))
+            || self.store().is_head_unstable()
+            || self.peers.iter().any(|peer| peer.offered.is_some())
+        {
+            return;
+        }
+        if self.config.on_peer_loss == OnPeerLoss::Suspend && self.peers.iter().any(|peer| !peer.is_in_sync())
+        {
+            self.suspended = Some(Suspended::PeerLost);
+            return;
+        }
+        self.suspended = None;
+        self.release_withheld();
+        self.unpark_pieces();
+        self.on_serving();
+    }
+
+    /// A primary offers its new head to this node, which must be in sync with it (G2).
+    pub(crate) fn on_offer(&mut self, peer: PeerIndex, generation: Generation) -> Result<(), Broken> {
+        let seen = self.store().term();
+        if seen.is_some_and(|seen| seen > generation.term) {
+            return Err(Broken("a generation of a term that has passed"));
+        }
+        if self.role == Role::Primary {
+            return Err(Broken("a generation offered to a primary"));
+        }
+        if !self.peer(peer).is_in_sync() {
+            return Err(Broken("a generation offered to a node that is not in sync"));
+        }
+        if self.store().has_generation(generation.id) {
+            return Err(Broken("a generation that is known already"));
+        }
+        if self.peer(peer).receives() {
+            // The peer was promoted: from now on it leads.
+            self.end_leading(peer);
+            self.begin_following(peer, super::follow::Phase::InSync);
+        }
+        self.cancel_promotion("the peer became primary");
+        let link = self.peer(peer).link.expect("a frame came on it");
+        self.store_mut().adopt_generation(peer, generation);
+        self.store_mut().after_commit(Then::OfferAdopted { peer, link, id: generation.id });
+        Ok(())
+    }
+
+    /// The peer has the new head, durably.
+    pub(crate) fn on_adopted(&mut self, peer: PeerIndex, id: GenerationId) -> Result<(), Broken> {
+        if self.peer(peer).offered != Some(id) {
+            return Err(Broken("a generation adopted that was not offered"));
+        }
+        self.peer_mut(peer).offered = None;
+        self.store_mut().close_window(peer);
+        if matches!(self.session(peer), Session::Following(_)) {
+            // Our own promotion: now we lead. What came on the old stream was applied before we asked.
+            self.begin_leading(peer, LeadPhase::InSync);
+        }
+        self.resume_answers();
+        Ok(())
+    }
+
+    /// A link is gone: forget what was under way on it, and act on the loss.
+    pub(crate) fn lose_peer(&mut self, peer: PeerIndex) {
+        let was_counted = self.peer(peer).is_counted();
+        let was_offered = self.peer(peer).offered.is_some();
+        let was_following = matches!(self.session(peer), Session::Following(_));
+        let leaving = self.peer(peer).leaving;
+        if self.peer(peer).receives() {
+            self.end_leading(peer);
+        }
+        let state = self.peer_mut(peer);
+        state.link = None;
+        state.session = Session::Down;
+        state.offered = None;
+        state.told = None;
+        state.leaving = false;
+        self.notice(Notice::Peer(peer, super::Replication::Off));
+        self.on_confirmation_peer_gone(peer);
+        self.on_promotion_peer_gone(peer);
+        self.on_yield_peer_gone(peer);
+        if self.role == Role::Primary {
+            if was_counted || was_offered {
+                self.begin_generation();
+            } else {
+                self.resume_answers();
+            }
+        } else if was_following && !leaving {
+            // P1: the primary vanished; others may have gone on with it.
+            self.doubt_disk();
+        }
+    }
+
+    /// A higher term was met: this primary stops answering at once (G10), and never marks its peer bad.
+    pub(crate) fn note_term(&mut self, term: Term) {
+        let own = self.store().term();
+        if own.is_some_and(|own| own >= term) {
+            return;
+        }
+        self.store_mut().raise_term(term);
+        if self.role == Role::Primary && own.is_some() {
+            self.depose();
+        }
+    }
+}

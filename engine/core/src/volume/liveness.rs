@@ -1,0 +1,226 @@
+//! Links that come and go, silence, and the one timer of a volume.
+//!
+//! Pings go every second on the control channel, apart from bulk data; a peer from which nothing at all came
+//! for `peer_timeout` is dropped, and so is one that owes an acknowledgement for that long.
+
+use std::time::Duration;
+
+use super::{
+    Role,
+    io::{Action, Channel, LinkId},
+    peer::Session,
+    volume::{Broken, Stage, Volume},
+    wire::Frame,
+    write_log::Place,
+};
+use crate::ids::{PeerIndex, Timestamp};
+
+/// Between two pings.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A node that did nothing for longer than this was away (P8).
+const GAP: Duration = Duration::from_millis(1500);
+/// Between two rises of the attach counter while data change (D6).
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Volume {
+    pub(crate) fn on_link_up(&mut self, peer: PeerIndex, link: LinkId) {
+        if peer.as_usize() >= self.peers.len() {
+            self.out.push(Action::CloseLink { peer, link, reason: "not a peer of this volume" });
+            return;
+        }
+        let running = matches!(self.stage, Stage::Running);
+        if !running || !self.peer(peer).allowed || self.disk == super::DiskState::Failed {
+            let reason = if running { "disconnected by the operator" } else { "the volume is not open" };
+            self.out.push(Action::CloseLink { peer, link, reason });
+            return;
+        }
+        if self.peer(peer).link.is_some() {
+            // A newly authenticated connection replaces its predecessor at once (design section 8).
+            self.close_link(peer, "replaced by a newer connection");
+        }
+        let now = self.now;
+        let state = self.peer_mut(peer);
+        state.link = Some(link);
+        state.session = Session::Greeting;
+        state.heard_at = now;
+        state.pinged_at = now;
+        state.owing_since = None;
+        self.send_hello(peer);
+    }
+
+    pub(crate) fn on_link_down(&mut self, peer: PeerIndex, link: LinkId) {
+        if peer.as_usize() < self.peers.len() && self.peer(peer).link == Some(link) {
+            self.lose_peer(peer);
+        }
+    }
+
+    /// Closes the peer's link, if there is one, and acts on the loss.
+    pub(crate) fn close_link(&mut self, peer: PeerIndex, reason: &'static str) {
+        if let Some(link) = self.peer(peer).link {
+            self.out.push(Action::CloseLink { peer, link, reason });
+            self.lose_peer(peer);
+        }
+    }
+
+    /// The peer leaves on purpose: its going is not a failure (P1).
+    pub(crate) fn on_leave(&mut self, peer: PeerIndex) -> Result<(), Broken> {
+        self.peer_mut(peer).leaving = true;
+        Ok(())
+    }
+
+    /// Tells every peer the own role, disk and term.
+    pub(crate) fn tell_mark(&mut self) {
+        if !matches!(self.stage, Stage::Running) {
+            return;
+        }
+        let Some(term) = self.store().term() else { return };
+        for peer in self.peer_indices() {
+            if !matches!(self.session(peer), Session::Down | Session::Greeting) {
+                let (role, disk) = (self.role, self.disk);
+                self.send(peer, Channel::Control, Frame::Mark { role, disk, term });
+            }
+        }
+    }
+
+    pub(crate) fn on_wake(&mut self) {
+        self.wake_at = None;
+        if !matches!(self.stage, Stage::Running) {
+            return;
+        }
+        self.count_minute();
+        for peer in self.peer_indices() {
+            if self.peer(peer).link.is_none() {
+                continue;
+            }
+            let silent = self.now.since(self.peer(peer).heard_at) >= self.config.peer_timeout;
+            let owing = self
+                .peer(peer)
+                .owing_since
+                .is_some_and(|since| self.now.since(since) >= self.config.peer_timeout);
+            if silent {
+                self.close_link(peer, "nothing came for longer than peer_timeout");
+            } else if owing {
+                self.close_link(peer, "an acknowledgement is due for longer than peer_timeout");
+            } else if self.now.since(self.peer(peer).pinged_at) >= PING_INTERVAL {
+                self.peer_mut(peer).pinged_at = self.now;
+                let now = self.now;
+                self.send(peer, Channel::Control, Frame::Ping(now));
+            }
+        }
+    }
+
+    /// Notices that this node was away for a while: it sends no answer until every peer that follows it has
+    /// confirmed that nobody took its place, and gives its peers their full time again (P8).
+    pub(crate) fn note_gap(&mut self, now: Timestamp) {
+        let gap = now.since(self.now);
+        if gap <= GAP || !matches!(self.stage, Stage::Running) {
+            return;
+        }
+        for peer in self.peer_indices() {
+            let receives = self.peer(peer).receives();
+            let state = self.peer_mut(peer);
+            state.heard_at = now;
+            state.owing_since = None;
+            let Some(link) = state.link else { continue };
+            if self.role == Role::Primary && receives {
+                self.confirming.retain(|&(other, _)| other != peer);
+                self.confirming.push((peer, now));
+                self.out.push(Action::Send {
+                    peer,
+                    link,
+                    channel: Channel::Control,
+                    frame: Frame::Ping(now),
+                });
+            }
+        }
+    }
+
+    /// A peer answers a ping; one sent at `since` or later confirms that this node still is its primary.
+    pub(crate) fn on_pong(&mut self, peer: PeerIndex, time: Timestamp) {
+        self.confirming.retain(|&(other, since)| other != peer || time < since);
+        self.release_confirmed();
+    }
+
+    /// A peer that is gone confirms nothing; its loss begins a new generation, which withholds answers itself.
+    pub(crate) fn on_confirmation_peer_gone(&mut self, peer: PeerIndex) {
+        self.confirming.retain(|&(other, _)| other != peer);
+        self.release_confirmed();
+    }
+
+    fn release_confirmed(&mut self) {
+        if !self.withholds_answers() {
+            self.release_withheld();
+        }
+    }
+
+    /// When the attach counter is next to rise, if data have changed by then (D6).
+    fn minute_at(&self) -> Timestamp {
+        self.minute.0.after(MINUTE)
+    }
+
+    /// D6: the counter rises once a minute while data change; also lets idle extents go (D8).
+    fn count_minute(&mut self) {
+        if self.role != Role::Primary || self.now < self.minute_at() {
+            return;
+        }
+        let issued = self.log.issued();
+        if self.minute.1 != issued {
+            let since_attach = u64::try_from(self.now.since(self.attached_at).as_nanos()).expect("centuries");
+            let boot_clock = self.run.boot_clock_nanos.saturating_add(since_attach);
+            self.store_mut().count_minute(boot_clock);
+            self.want_stable(issued);
+        }
+        let idle_since = self.minute.1;
+        self.store_mut().let_idle_go(idle_since);
+        self.minute = (self.now, issued);
+    }
+
+    /// Notes since when a peer owes something, and asks to be woken at the next time that matters.
+    pub(crate) fn set_wake(&mut self) {
+        let mut next: Option<Timestamp> = None;
+        let mut at = |time: Timestamp| next = Some(next.map_or(time, |next| next.min(time)));
+        if let Some(time) = self.fail_overdue() {
+            at(time);
+        }
+        if let Some(time) = self.expire_promotion() {
+            at(time);
+        }
+        if self.role == Role::Secondary
+            && let Some(time) = self.resumption.and_then(|resumption| resumption.wake_after(self.now))
+        {
+            at(time);
+        }
+        if self.role == Role::Primary {
+            at(self.minute_at());
+        }
+        for peer in self.peer_indices() {
+            if self.peer(peer).link.is_none() {
+                continue;
+            }
+            let place = Place::Peer(peer);
+            let counted = self.peer(peer).is_counted();
+            let progress = self.log.applied_to(place).0 + self.log.stable_to(place).0;
+            let owes = counted && (self.log.applied_to(place) < self.log.issued() || self.owes_flush(peer));
+            let now = self.now;
+            let state = self.peer_mut(peer);
+            if !owes {
+                state.owing_since = None;
+            } else if state.owing_since.is_none() || state.progress != progress {
+                state.owing_since = Some(now);
+            }
+            state.progress = progress;
+            let (heard, pinged, owing) = (state.heard_at, state.pinged_at, state.owing_since);
+            at(heard.after(self.config.peer_timeout));
+            at(pinged.after(PING_INTERVAL));
+            if let Some(since) = owing {
+                at(since.after(self.config.peer_timeout));
+            }
+        }
+        if let Some(next) = next
+            && self.wake_at.is_none_or(|set| next < set || set <= self.now)
+        {
+            self.wake_at = Some(next);
+            self.out.push(Action::WakeAt(next));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Operations on the own disk: how they begin once the range lock lets them through, and how they end.
+
+use bytes::Bytes;
+
+use super::{
+    io::{Action, Area, DiskError, RequestError, RequestOutcome},
+    operation::{Kind, Purpose},
+    slab::Key,
+    volume::Volume,
+    write_log::Place,
+};
+
+impl Volume {
+    /// Whether something that this node followed is still on its way to the own disk.
+    pub(crate) fn is_applying(&self) -> bool {
+        self.operations.iter().any(|(_, operation)| match operation.kind {
+            Kind::Replica { .. } | Kind::TargetStore { .. } => true,
+            Kind::ClientWrite { .. }
+            | Kind::ClientRead { .. }
+            | Kind::SourceRead { .. }
+            | Kind::Check { .. } => false,
+        })
+    }
+
+    /// Begins an operation that nothing is in the way of any more.
+    pub(crate) fn begin_operation(&mut self, key: Key) {
+        let operation = self.operations.get_mut(key).expect("an operation in the lock exists");
+        let span = operation.span;
+        match &operation.kind {
+            Kind::ClientWrite { .. } => self.begin_client_write(key, span),
+            Kind::ClientRead { .. } | Kind::SourceRead { .. } | Kind::Check { .. } => {
+                let tag = self.tag(Purpose::Operation(key));
+                self.out.push(Action::Read { tag, area: Area::Data, span });
+            }
+            Kind::Replica { content, fua, .. } => {
+                let (content, fua) = (content.clone(), *fua);
+                self.write_own(key, span, content, fua);
+            }
+            Kind::TargetStore { .. } => self.begin_target_store(key),
+        }
+    }
+
+    /// A write of an operation ended on the own disk.
+    pub(crate) fn on_operation_done(&mut self, key: Key, result: Result<(), DiskError>) {
+        if let Err(error) = result {
+            self.fail_disk(Area::Data, error);
+        }
+        let operation = self.operations.get_mut(key).expect("an operation outlives its disk action");
+        match operation.kind {
+            Kind::ClientWrite { sequence, .. } => {
+                let sequence = sequence.expect("only issued writes reach the disk");
+                if result.is_ok() {
+                    self.log
+                        .applied(Place::Own, sequence, &mut self.answerable)
+                        .expect("the own disk acknowledges what was issued");
+                }
+            }
+            Kind::Replica { peer, link, sequence, .. } => {
+                self.leave(key);
+                if result.is_ok() {
+                    self.on_replica_applied(peer, link, sequence);
+                }
+                self.advance_promotion();
+                self.advance_demotion();
+            }
+            Kind::ClientRead { .. }
+            | Kind::SourceRead { .. }
+            | Kind::Check { .. }
+            | Kind::TargetStore { .. } => {
+                panic!("this operation does not write by itself")
+            }
+        }
+    }
+
+    /// A read of an operation ended.
+    pub(crate) fn on_operation_read(&mut self, key: Key, result: Result<Bytes, DiskError>) {
+        let operation = self.operations.get_mut(key).expect("an operation outlives its disk action");
+        if matches!(operation.kind, Kind::Check { .. }) {
+            self.on_check_read(key, result);
+            return;
+        }
+        let operation = self.leave(key);
+        match operation.kind {
+            Kind::ClientRead { client, id } => {
+                // A read that was overtaken by the loss of the role says nothing about the newest data.
+                let result = match result {
+                    Ok(_) if self.role != super::Role::Primary => Err(RequestError::Shutdown),
+                    Ok(data) => Ok(RequestOutcome::Data(data)),
+                    Err(_) => Err(RequestError::Io),
+                };
+                self.reply(client, id, result);
+            }
+            Kind::SourceRead { peer, link, pull, read_at, digests } => {
+                self.on_source_read(peer, link, pull, read_at, operation.span, &digests, result);
+            }
+            Kind::ClientWrite { .. }
+            | Kind::Replica { .. }
+            | Kind::Check { .. }
+            | Kind::TargetStore { .. } => {
+                panic!("this operation does not read by itself")
+            }
+        }
+    }
+}

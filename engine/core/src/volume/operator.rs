@@ -1,0 +1,80 @@
+//! What an operator can tell a volume, and what it answers.
+
+use super::span::ByteSpan;
+use crate::ids::PeerIndex;
+
+/// How far a promotion may go beyond what is known to be safe (design P3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// Only what is safe.
+    No,
+    /// From a disk that is Consistent or Outdated.
+    Yes,
+    /// Even from an Inconsistent disk.
+    Inconsistent,
+}
+
+/// A command of the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperatorCommand {
+    /// Become primary (P3, P4).
+    Primary(Force),
+    /// Become secondary (P5); with `force` clients in the way are cut off.
+    Secondary {
+        /// Do not wait for clients.
+        force: bool,
+    },
+    /// Close the link to a peer and keep it closed.
+    Disconnect(PeerIndex),
+    /// Allow the link to a peer again.
+    Connect(PeerIndex),
+    /// Declare the own copy bad: it is compared and copied whole from a peer.
+    Invalidate,
+    /// Hold the resync still, or let it go on.
+    PauseResync(bool),
+    /// Compare a peer in sync, block by block (R7).
+    Verify {
+        /// Which peer.
+        peer: PeerIndex,
+        /// Write what differs to the peer again.
+        repair: bool,
+    },
+    /// End a split brain by discarding what this node (`Own`) or the peer wrote since the histories parted.
+    Resolve {
+        /// With which peer.
+        peer: PeerIndex,
+        /// Whose changes are discarded.
+        discard: Discard,
+    },
+    /// Leave cleanly (P6): as `Secondary { force: true }`, then the clean-shutdown record.
+    Shutdown,
+}
+
+/// Whose changes a split brain's end discards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard {
+    /// Those of this node.
+    Own,
+    /// Those of the peer.
+    Peers,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperatorAnswer {
+    /// Done, and stable.
+    Done,
+    /// A verify has ended.
+    Verified {
+        /// How much was compared.
+        compared_bytes: u64,
+        /// How much of it differed, in whole blocks.
+        differing_bytes: u64,
+        /// Where; only the first ones are named.
+        differing: Vec<ByteSpan>,
+        /// Whether what differed was written again.
+        repaired: bool,
+    },
+    /// Not done, nothing changed; the text says why and what would help.
+    Refused(String),
+}

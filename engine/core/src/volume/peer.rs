@@ -1,0 +1,154 @@
+//! What a node knows of one peer, and where the two stand on their link.
+//!
+//! ```text
+//!             link up                both said hello            both agree
+//!   Down ───────────────> Greeting ─────────────────> Comparing ───────────> Starting
+//!    ^                                                 ^  │ verdict forbids      │ Ready
+//!    │ link down, protocol broken, silent too long     │  v                      v
+//!    └──────────────── from every state ───────────────┴ Apart          Leading / Following
+//! ```
+//!
+//! The *leader* of a link is the primary if one of the two is, else the source of the resync that was agreed,
+//! else the lower node id. The leader's writes go to the follower. A promotion on a link in sync turns the two
+//! round without a new handshake (see `generations`).
+
+use super::{DiskState, Replication, Role, follow::Following, io::LinkId, lead::Leading, operator::Discard};
+use crate::{
+    generation::{verdict::Verdict, view::NodeView},
+    ids::{ClusterId, GenerationId, NodeId, PeerIndex, Timestamp, VolumeId},
+};
+
+/// One configured peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) index: PeerIndex,
+    /// False after `disconnect`: links are closed as they come.
+    pub(crate) allowed: bool,
+    pub(crate) link: Option<LinkId>,
+    pub(crate) session: Session,
+    /// When anything last came from it on this link.
+    pub(crate) heard_at: Timestamp,
+    pub(crate) pinged_at: Timestamp,
+    /// What it said of itself on this link.
+    pub(crate) told: Option<Told>,
+    /// The generation that was offered and is not confirmed yet (G1).
+    pub(crate) offered: Option<GenerationId>,
+    /// It has said that it leaves on purpose.
+    pub(crate) leaving: bool,
+    /// Since when it owes an acknowledgement without any progress.
+    pub(crate) owing_since: Option<Timestamp>,
+    /// The sum of its watermarks when that was last looked at.
+    pub(crate) progress: u64,
+    /// The cluster and the volume that its hello named on this link.
+    pub(crate) identity: Option<(ClusterId, VolumeId)>,
+    /// The operator's decision about a split brain with it.
+    pub(crate) resolve: Option<Discard>,
+}
+
+/// What a peer said of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    pub(crate) role: Role,
+    pub(crate) disk: DiskState,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) enum Session {
+    /// No link.
+    Down,
+    /// Our hello is sent, theirs is not there.
+    Greeting,
+    /// Reports are exchanged until both conclude the same from the same two.
+    Comparing(Box<Comparing>),
+    /// Agreed; what has to be stable first is on its way.
+    Starting(Box<Starting>),
+    /// The peer gets our writes.
+    Leading(Box<Leading>),
+    /// We get the peer's writes.
+    Following(Box<Following>),
+    /// The verdict lets nothing move.
+    Apart(Box<Starting>),
+}
+
+/// The state of the comparison.
+#[derive(Debug)]
+pub(crate) struct Comparing {
+    pub(crate) peer_node: NodeId,
+    pub(crate) own_number: u32,
+    pub(crate) own_view: NodeView,
+    pub(crate) theirs: Option<(u32, NodeView)>,
+    /// What we concluded from (own, theirs).
+    pub(crate) concluded: Option<(u32, u32, Verdict)>,
+    /// What the peer concluded, in our order of numbers.
+    pub(crate) peer_concluded: Option<(u32, u32, Verdict)>,
+}
+
+/// Agreed, not yet running (or never, if the verdict lets nothing move).
+#[derive(Debug)]
+pub(crate) struct Starting {
+    pub(crate) verdict: Verdict,
+    pub(crate) comparing: Comparing,
+    /// Whether this node leads.
+    pub(crate) leader: bool,
+    /// Whether blocks have to be copied; if not, nothing is marked Inconsistent.
+    pub(crate) copy: bool,
+    /// `Begin` was sent or has come.
+    pub(crate) begun: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(index: PeerIndex) -> Self {
+        Self {
+            index,
+            allowed: true,
+            link: None,
+            session: Session::Down,
+            heard_at: Timestamp(0),
+            pinged_at: Timestamp(0),
+            told: None,
+            offered: None,
+            leaving: false,
+            owing_since: None,
+            progress: 0,
+            identity: None,
+            resolve: None,
+        }
+    }
+
+    /// Whether it gets our writes and is in sync, so that answers wait for it.
+    pub(crate) fn is_counted(&self) -> bool {
+        matches!(&self.session, Session::Leading(leading) if leading.counted())
+    }
+
+    /// Whether it gets our writes.
+    pub(crate) fn receives(&self) -> bool {
+        matches!(&self.session, Session::Leading(_))
+    }
+
+    /// Whether both are in sync, whoever leads.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.replication() == Replication::Established
+    }
+
+    /// Whether the histories have parted.
+    pub(crate) fn is_split(&self) -> bool {
+        self.replication() == Replication::SplitBrain
+    }
+
+    pub(crate) fn replication(&self) -> Replication {
+        match &self.session {
+            Session::Down | Session::Greeting | Session::Comparing(_) | Session::Starting(_) => {
+                Replication::Off
+            }
+            Session::Leading(leading) if leading.in_sync() => Replication::Established,
+            Session::Leading(_) => Replication::SyncSource,
+            Session::Following(following) if following.in_sync() => Replication::Established,
+            Session::Following(_) => Replication::SyncTarget,
+            Session::Apart(apart) if matches!(apart.verdict, Verdict::SplitBrain { .. }) => {
+                Replication::SplitBrain
+            }
+            Session::Apart(_) => Replication::Off,
+        }
+    }
+}

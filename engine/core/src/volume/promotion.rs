@@ -1,0 +1,309 @@
+//! Becoming primary, and taking the role up again after a crash (P3, P4, P7).
+//!
+//! ```text
+//!   Secondary ──ask peers──> Asking ──all answered or 500 ms──> Flushing ──> Primary, suspended ──> Primary
+//!                                                               (generation: see `generations`)
+//! ```
+
+use std::time::Duration;
+
+use super::{
+    DiskState, Role,
+    io::{Action, Area, Channel, CommandId, DiskError, Notice, RequestError},
+    operation::Purpose,
+    operator::Force,
+    status::Suspended,
+    volume::{Broken, Volume},
+    wire::{Frame, Refusal},
+};
+use crate::{
+    generation::view::Power,
+    ids::{PeerIndex, Term, Timestamp},
+};
+
+/// A peer that does not answer the question within this time counts as absent (P3).
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+/// After a crash of the process, peers get this long to appear before the role is taken up without them (P7).
+const RESUME_WAIT: Duration = Duration::from_secs(1);
+
+/// A promotion under way.
+#[derive(Debug)]
+pub(crate) struct Promotion {
+    /// Who is to be told; `None` when the node takes up its role again by itself.
+    id: Option<CommandId>,
+    force: Force,
+    stage: PromotionStage,
+}
+
+#[derive(Debug)]
+enum PromotionStage {
+    /// Peers were asked and have not answered.
+    Asking { term: Term, silent: Vec<PeerIndex>, until: Timestamp },
+    /// The own disk makes stable what it followed.
+    Flushing,
+}
+
+/// The wish to take the role up again after a crash of the process (P7).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resumption {
+    /// Without peers, not before this.
+    alone_from: Timestamp,
+    /// After a refusal, not before this.
+    again_from: Timestamp,
+    /// Whether it may happen without peers at all.
+    may_alone: bool,
+}
+
+impl Resumption {
+    pub(crate) fn new(now: Timestamp, may_alone: bool) -> Self {
+        Self { alone_from: now.after(RESUME_WAIT), again_from: now, may_alone }
+    }
+
+    /// The next time at which it may be possible, if that is still to come.
+    pub(crate) fn wake_after(self, now: Timestamp) -> Option<Timestamp> {
+        [self.again_from, self.alone_from].into_iter().filter(|&time| time > now).min()
+    }
+}
+
+impl Volume {
+    pub(crate) fn begin_promotion(&mut self, id: Option<CommandId>, force: Force) {
+        if self.role == Role::Primary && self.demotion.is_none() {
+            if self.suspended == Some(Suspended::NewGeneration) {
+                self.promotion_waiters.extend(id);
+            } else {
+                self.answer_maybe(id, Ok(()));
+            }
+            return;
+        }
+        if self.promotion.is_some() || self.demotion.is_some() {
+            self.answer_maybe(id, Err("another change of role is under way"));
+            return;
+        }
+        if let Err(why) = self.may_ask() {
+            self.answer_maybe(id, Err(why));
+            return;
+        }
+        let term = self.next_term();
+        let mut silent = Vec::new();
+        for peer in self.peer_indices() {
+            if self.peer(peer).link.is_some() {
+                self.send(peer, Channel::Control, Frame::Ask(term));
+                silent.push(peer);
+            }
+        }
+        let until = self.now.after(ASK_TIMEOUT);
+        let stage = PromotionStage::Asking { term, silent, until };
+        self.promotion = Some(Promotion { id, force, stage });
+        self.advance_promotion();
+    }
+
+    /// What refuses a promotion before anybody is asked, even a forced one.
+    fn may_ask(&self) -> Result<(), &'static str> {
+        for peer in &self.peers {
+            if peer.told.is_some_and(|told| told.role == Role::Primary) {
+                return Err("the peer is primary; make it secondary first");
+            }
+            if peer.is_split() {
+                return Err("the histories have parted (split brain); use `resolve` first");
+            }
+        }
+        match self.disk {
+            DiskState::Diskless | DiskState::Failed => Err("this node has no working disk"),
+            DiskState::Inconsistent | DiskState::Outdated | DiskState::Consistent | DiskState::UpToDate => {
+                Ok(())
+            }
+        }
+    }
+
+    fn next_term(&self) -> Term {
+        let seen = self.store().term().map_or(0, |term| term.number);
+        Term { number: seen + 1, node: self.store().node() }
+    }
+
+    pub(crate) fn on_ask(&mut self, peer: PeerIndex, term: Term) -> Result<(), Broken> {
+        let refusal = if self.role == Role::Primary {
+            Some(Refusal::IAmPrimary)
+        } else if let Some(seen) = self.store().term().filter(|&seen| seen >= term) {
+            Some(Refusal::TermTaken(seen))
+        } else if let Some(own) = self.asking_term().filter(|&own| own > term) {
+            Some(Refusal::TermTaken(own))
+        } else if self.peer(peer).is_split() {
+            Some(Refusal::SplitBrain)
+        } else {
+            self.cancel_promotion("the peer becomes primary");
+            None
+        };
+        self.send(peer, Channel::Control, Frame::Answer { term, refusal });
+        Ok(())
+    }
+
+    fn asking_term(&self) -> Option<Term> {
+        match &self.promotion {
+            Some(Promotion { stage: PromotionStage::Asking { term, .. }, .. }) => Some(*term),
+            Some(Promotion { stage: PromotionStage::Flushing, .. }) => Some(self.next_term()),
+            None => None,
+        }
+    }
+
+    pub(crate) fn on_answer(
+        &mut self,
+        peer: PeerIndex,
+        term: Term,
+        refusal: Option<Refusal>,
+    ) -> Result<(), Broken> {
+        let Some(promotion) = &mut self.promotion else { return Ok(()) };
+        let PromotionStage::Asking { term: asked, silent, .. } = &mut promotion.stage else { return Ok(()) };
+        if *asked != term {
+            return Ok(());
+        }
+        silent.retain(|&other| other != peer);
+        match refusal {
+            None => self.advance_promotion(),
+            Some(Refusal::IAmPrimary) => {
+                self.refuse_promotion("the peer is primary; make it secondary first")
+            }
+            Some(Refusal::SplitBrain) => {
+                self.refuse_promotion("the histories have parted (split brain); use `resolve` first");
+            }
+            Some(Refusal::TermTaken(seen)) => {
+                self.store_mut().raise_term(seen);
+                let Some(promotion) = self.promotion.take() else { return Ok(()) };
+                self.begin_promotion(promotion.id, promotion.force);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_promotion_peer_gone(&mut self, peer: PeerIndex) {
+        if let Some(Promotion { stage: PromotionStage::Asking { silent, .. }, .. }) = &mut self.promotion {
+            silent.retain(|&other| other != peer);
+            self.advance_promotion();
+        }
+    }
+
+    /// Peers that did not answer in time count as absent; their links are dropped.
+    pub(crate) fn expire_promotion(&mut self) -> Option<Timestamp> {
+        let Some(Promotion { stage: PromotionStage::Asking { silent, until, .. }, .. }) = &self.promotion
+        else {
+            return None;
+        };
+        if *until > self.now {
+            return Some(*until);
+        }
+        for peer in silent.clone() {
+            self.close_link(peer, "silent when asked about a promotion");
+        }
+        None
+    }
+
+    pub(crate) fn advance_promotion(&mut self) {
+        let Some(promotion) = &self.promotion else { return };
+        let PromotionStage::Asking { silent, .. } = &promotion.stage else { return };
+        // What a lost primary's client was told is stable must be here before its place is taken.
+        if !silent.is_empty() || self.is_applying() {
+            return;
+        }
+        if let Err(why) = self.may_promote(promotion.force) {
+            self.refuse_promotion(why);
+            return;
+        }
+        let tag = self.tag(Purpose::PromotionFlush);
+        self.out.push(Action::Flush { tag });
+        self.promotion.as_mut().expect("just looked at").stage = PromotionStage::Flushing;
+    }
+
+    /// P3, after the peers were asked.
+    fn may_promote(&self, force: Force) -> Result<(), &'static str> {
+        let absent = self.peers.iter().any(|peer| !peer.is_in_sync());
+        match (self.disk, force) {
+            (DiskState::Diskless | DiskState::Failed, _) => Err("this node has no working disk"),
+            (DiskState::Inconsistent, Force::Inconsistent) => Ok(()),
+            (DiskState::Inconsistent, Force::No | Force::Yes) => {
+                Err("this copy is half synced (Inconsistent); wait for the resync, or --force=inconsistent")
+            }
+            (_, Force::Yes | Force::Inconsistent) => Ok(()),
+            (DiskState::UpToDate, Force::No) if absent && !self.store().is_entitled() => {
+                Err("a peer is absent that may be primary; make sure that it is off, then --force")
+            }
+            (DiskState::UpToDate, Force::No) => Ok(()),
+            (DiskState::Consistent, Force::No) => {
+                Err("this copy may not be the newest (Consistent); connect the peer, or --force")
+            }
+            (DiskState::Outdated, Force::No) => {
+                Err("this copy is old (Outdated); connect the peer, or --force")
+            }
+        }
+    }
+
+    /// What this node followed is stable: become primary, suspended until the generation is stable (P4).
+    pub(crate) fn on_promotion_flush_done(&mut self, result: Result<(), DiskError>) {
+        if let Err(error) = result {
+            self.fail_disk(Area::Data, error);
+            self.refuse_promotion("the own disk failed");
+            return;
+        }
+        let Some(Promotion { stage: PromotionStage::Flushing, .. }) = &self.promotion else { return };
+        let promotion = self.promotion.take().expect("just looked at");
+        if let Err(why) = self.may_ask().and_then(|()| self.may_promote(promotion.force)) {
+            self.answer_maybe(promotion.id, Err(why));
+            return;
+        }
+        self.promotion_waiters.extend(promotion.id);
+        self.resumption = None;
+        let term = self.next_term();
+        let boot = self.run.boot;
+        self.store_mut().become_primary(term, boot);
+        self.power = Power::SameRun;
+        self.role = Role::Primary;
+        self.notice(Notice::Role(Role::Primary));
+        self.set_disk(DiskState::UpToDate);
+        self.begin_generation();
+        self.report_everywhere_again();
+    }
+
+    fn refuse_promotion(&mut self, why: &'static str) {
+        if let Some(promotion) = self.promotion.take() {
+            self.answer_maybe(promotion.id, Err(why));
+        }
+        if let Some(resumption) = &mut self.resumption {
+            resumption.again_from = self.now.after(RESUME_WAIT);
+        }
+    }
+
+    pub(crate) fn cancel_promotion(&mut self, why: &'static str) {
+        self.refuse_promotion(why);
+    }
+
+    /// The primary serves: those who asked for it are told (P4).
+    pub(crate) fn on_serving(&mut self) {
+        for id in std::mem::take(&mut self.promotion_waiters) {
+            self.answer(id, Ok(()));
+        }
+        self.tell_mark();
+    }
+
+    pub(crate) fn is_retaking_role(&self) -> bool {
+        self.resumption.is_some()
+    }
+
+    pub(crate) fn advance_resumption(&mut self) {
+        let Some(resumption) = self.resumption else { return };
+        if self.role == Role::Primary || self.promotion.is_some() || self.demotion.is_some() {
+            return;
+        }
+        if self.peers.iter().any(|peer| peer.told.is_some_and(|told| told.role == Role::Primary)) {
+            self.resumption = None;
+            self.fail_waiting(RequestError::Shutdown);
+            return;
+        }
+        if self.disk != DiskState::UpToDate || self.now < resumption.again_from {
+            return;
+        }
+        let all_met = self.peers.iter().all(super::peer::Peer::is_in_sync);
+        let none_there = self.peers.iter().all(|peer| peer.link.is_none());
+        let alone = none_there && resumption.may_alone && self.now >= resumption.alone_from;
+        if all_met || alone {
+            self.begin_promotion(None, Force::No);
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Online verify: compares a peer in sync with this node, block by block, and can repair it (R7).
+//!
+//! ```text
+//!   leader: Fencing ──> Reading own ──digests──> Asked ──> equal: next
+//!                                                      └─> differs ──repair──> Repairing (an ordinary write) ──> next
+//!   follower: everything up to `at` applied ──> read ──> compare ──> answer
+//! ```
+//!
+//! No false reports: the span is fenced while it is compared, so that no later write can be issued into it; and
+//! the follower reads only when it has applied every write issued before. A write that meets the fence waits
+//! for one round trip and two reads of 64 KiB. No deadlock: the fence waits for earlier writes only, and what
+//! the follower waits for was issued before the question was sent.
+//!
+//! A repair is the leader's own content, issued as a write under the same fence: it goes through the activity
+//! log, the order and the acknowledgements like any other.
+
+use bytes::Bytes;
+
+use super::{
+    Role,
+    io::{Action, Area, Channel, ClientId, CommandId, DiskError, LinkId, RequestId},
+    operation::{Content, Kind, Purpose, Request},
+    operator::OperatorAnswer,
+    peer::Session,
+    range_lock::Access,
+    slab::Key,
+    span::ByteSpan,
+    supply::digest,
+    volume::{Broken, Volume},
+    wire::Frame,
+};
+use crate::ids::{PeerIndex, Sequence};
+
+/// Bytes compared with one question.
+const CHECK_BYTES: u64 = 64 << 10;
+/// Questions under way at once.
+const CHECKS_MAX: usize = 8;
+/// Spans that are named in the answer; more are only counted.
+const NAMED_SPANS_MAX: usize = 1024;
+/// The client in whose name repairs are written.
+pub(crate) const REPAIR_CLIENT: ClientId = ClientId(u64::MAX);
+
+/// A verify under way.
+#[derive(Debug)]
+pub(crate) struct Verify {
+    command: CommandId,
+    peer: PeerIndex,
+    link: LinkId,
+    repair: bool,
+    cursor: u64,
+    checks: Vec<Check>,
+    next_id: u64,
+    compared_bytes: u64,
+    differing_bytes: u64,
+    differing: Vec<ByteSpan>,
+}
+
+/// One span that is being compared.
+#[derive(Debug)]
+struct Check {
+    id: u64,
+    span: ByteSpan,
+    key: Key,
+    /// What was read here, until it is known whether a repair needs it.
+    data: Option<Bytes>,
+}
+
+/// A question that waits at the follower.
+#[derive(Debug)]
+pub(crate) struct Question {
+    id: u64,
+    span: ByteSpan,
+    at: Sequence,
+    digests: Vec<u128>,
+    reading: bool,
+}
+
+impl Verify {
+    /// Which peer is compared.
+    pub(crate) fn peer(&self) -> PeerIndex {
+        self.peer
+    }
+}
+
+impl Volume {
+    pub(crate) fn begin_verify(&mut self, command: CommandId, peer: PeerIndex, repair: bool) {
+        let leads = matches!(self.session(peer), Session::Leading(leading) if leading.in_sync());
+        if !leads || self.peer(peer).offered.is_some() {
+            self.answer(command, Err("verify needs a peer that is in sync and follows this node"));
+            return;
+        }
+        if self.verify.is_some() {
+            self.answer(command, Err("another verify is under way"));
+            return;
+        }
+        if repair && self.role != Role::Primary {
+            self.answer(command, Err("only a primary can repair"));
+            return;
+        }
+        let link = self.peer(peer).link.expect("a session has a link");
+        self.verify = Some(Verify {
+            command,
+            peer,
+            link,
+            repair,
+            cursor: 0,
+            checks: Vec::new(),
+            next_id: 0,
+            compared_bytes: 0,
+            differing_bytes: 0,
+            differing: Vec::new(),
+        });
+    }
+
+    /// Begins checks while there is credit, and ends when all is compared.
+    pub(crate) fn advance_verify(&mut self) {
+        let Some(verify) = &self.verify else { return };
+        if self.peer(verify.peer).link != Some(verify.link) || !self.peer(verify.peer).receives() {
+            self.end_verify(Err("the peer was lost before the end"));
+            return;
+        }
+        let size = self.store().size_bytes();
+        while let Some(verify) = &mut self.verify
+            && verify.checks.len() < CHECKS_MAX
+            && verify.cursor < size
+        {
+            let span = ByteSpan { offset: verify.cursor, len: CHECK_BYTES.min(size - verify.cursor) };
+            let id = verify.next_id;
+            verify.next_id += 1;
+            verify.cursor = span.end();
+            let key = self.enter(span, Access::Fence, Kind::Check { id });
+            let verify = self.verify.as_mut().expect("just looked at");
+            verify.checks.push(Check { id, span, key, data: None });
+        }
+        let verify = self.verify.as_ref().expect("just looked at");
+        if verify.checks.is_empty() && verify.cursor >= size {
+            self.end_verify(Ok(()));
+        }
+    }
+
+    fn end_verify(&mut self, result: Result<(), &str>) {
+        let Some(verify) = self.verify.take() else { return };
+        for check in &verify.checks {
+            // Those that are reading or writing on the own disk leave when they are done.
+            if let Some(operation) = self.operations.get_mut(check.key)
+                && matches!(operation.kind, Kind::Check { .. })
+                && check.data.is_some()
+            {
+                self.leave(check.key);
+            }
+        }
+        match result {
+            Ok(()) => {
+                let answer = OperatorAnswer::Verified {
+                    compared_bytes: verify.compared_bytes,
+                    differing_bytes: verify.differing_bytes,
+                    differing: verify.differing,
+                    repaired: verify.repair,
+                };
+                self.out.push(Action::Answer { id: verify.command, answer });
+            }
+            Err(why) => self.answer(verify.command, Err(why)),
+        }
+    }
+
+    /// The own side of a check was read under its fence.
+    pub(crate) fn on_check_read(&mut self, key: Key, result: Result<Bytes, DiskError>) {
+        let operation = self.operations.get_mut(key).expect("an operation outlives its disk action");
+        let span = operation.span;
+        let Kind::Check { id } = operation.kind else { panic!("only a check reads for itself") };
+        let block_bytes = usize::try_from(self.store().block_bytes()).expect("a block is in memory");
+        let at = self.log.issued();
+        let current = self.verify.as_mut().and_then(|verify| {
+            let peer = verify.peer;
+            verify.checks.iter_mut().find(|check| check.key == key).map(|check| (peer, check))
+        });
+        let (Some((peer, check)), Ok(data)) = (current, &result) else {
+            self.leave(key);
+            if let Err(error) = result {
+                self.fail_disk(Area::Data, error);
+            }
+            return;
+        };
+        check.data = Some(data.clone());
+        let digests = data.chunks(block_bytes).map(digest).collect();
+        self.send(peer, Channel::Resync, Frame::Compare { id, span, at, digests });
+    }
+
+    /// The follower's answer: which blocks differ.
+    pub(crate) fn on_compared(&mut self, peer: PeerIndex, id: u64, differing: &[u32]) -> Result<(), Broken> {
+        self.leading_mut(peer)?;
+        let block_bytes = self.store().block_bytes();
+        let Some(verify) = self.verify.as_mut().filter(|verify| verify.peer == peer) else {
+            return Ok(());
+        };
+        let Some(place) = verify.checks.iter().position(|check| check.id == id && check.data.is_some())
+        else {
+            return Err(Broken("a comparison that was not asked for"));
+        };
+        let check = verify.checks.swap_remove(place);
+        verify.compared_bytes += check.span.len;
+        for &block in differing {
+            let offset = check.span.offset + u64::from(block) * block_bytes;
+            if offset >= check.span.end() {
+                return Err(Broken("a comparison of blocks that were not asked for"));
+            }
+            let len = block_bytes.min(check.span.end() - offset);
+            verify.differing_bytes += len;
+            if verify.differing.len() < NAMED_SPANS_MAX {
+                verify.differing.push(ByteSpan { offset, len });
+            }
+        }
+        if differing.is_empty() || !verify.repair {
+            self.leave(check.key);
+            return Ok(());
+        }
+        verify.checks.push(Check { data: None, ..check });
+        let content = Content::Data(check.data.expect("it was looked for"));
+        let span = check.span;
+        let request = self.requests.insert(Request {
+            client: REPAIR_CLIENT,
+            id: RequestId(id),
+            pieces_left: 1,
+            bytes: 0,
+            failed: false,
+            answered: false,
+            since: self.now,
+        });
+        let operation = self.operations.get_mut(check.key).expect("a fenced check is in the lock");
+        operation.kind = Kind::ClientWrite { request, content, fua: false, sequence: None };
+        self.begin_client_write(check.key, span);
+        Ok(())
+    }
+
+    /// A repair was acknowledged by the peer, or failed with everything else.
+    pub(crate) fn on_repaired(&mut self, id: RequestId) {
+        if let Some(verify) = &mut self.verify {
+            verify.checks.retain(|check| check.id != id.0);
+        }
+    }
+
+    /// A leader asks for a comparison: answered when everything up to `at` is applied here.
+    pub(crate) fn on_compare(
+        &mut self,
+        peer: PeerIndex,
+        id: u64,
+        span: ByteSpan,
+        at: Sequence,
+        digests: Vec<u128>,
+    ) -> Result<(), Broken> {
+        let blocks = span.len.div_ceil(self.store().block_bytes());
+        if !self.is_valid(span) || span.len > CHECK_BYTES || digests.len() as u64 != blocks {
+            return Err(Broken("a comparison of an impossible span"));
+        }
+        let following = self.following_mut(peer)?;
+        if following.questions.len() >= CHECKS_MAX {
+            return Err(Broken("too many comparisons at once"));
+        }
+        following.questions.push(Question { id, span, at, digests, reading: false });
+        self.advance_questions(peer);
+        Ok(())
+    }
+
+    pub(crate) fn advance_questions(&mut self, peer: PeerIndex) {
+        let Some(link) = self.peer(peer).link else { return };
+        let Ok(following) = self.following_mut(peer) else { return };
+        let applied = following.applied;
+        let ready: Vec<(u64, ByteSpan)> = following
+            .questions
+            .iter_mut()
+            .filter(|question| !question.reading && question.at <= applied)
+            .map(|question| {
+                question.reading = true;
+                (question.id, question.span)
+            })
+            .collect();
+        for (question, span) in ready {
+            let tag = self.tag(Purpose::QuestionRead { peer, link, question });
+            self.out.push(Action::Read { tag, area: Area::Data, span });
+        }
+    }
+
+    pub(crate) fn on_question_read(
+        &mut self,
+        peer: PeerIndex,
+        link: LinkId,
+        id: u64,
+        result: Result<Bytes, DiskError>,
+    ) {
+        let data = match result {
+            Ok(data) => data,
+            Err(error) => {
+                self.fail_disk(Area::Data, error);
+                return;
+            }
+        };
+        if self.peer(peer).link != Some(link) {
+            return;
+        }
+        let block_bytes = usize::try_from(self.store().block_bytes()).expect("a block is in memory");
+        let Ok(following) = self.following_mut(peer) else { return };
+        let Some(place) = following.questions.iter().position(|question| question.id == id) else { return };
+        let question = following.questions.swap_remove(place);
+        let differing = (0_u32..)
+            .zip(data.chunks(block_bytes).zip(&question.digests))
+            .filter(|(_, (block, theirs))| digest(block) != **theirs)
+            .map(|(block, _)| block)
+            .collect();
+        self.send(peer, Channel::Resync, Frame::Compared { id, differing });
+    }
+}

@@ -1,0 +1,448 @@
+//! The volume itself: what it owns, how an event is taken apart, and what happens after each event.
+//!
+//! Each concern has its file with its own `impl Volume`: `attach`, `clients`, `operations`, `flush`,
+//! `handshake`, `lead`, `follow`, `pull`, `supply`, `generations`, `roles`, `liveness`. All of them change
+//! state only from within [`Volume::handle`].
+
+use std::collections::VecDeque;
+
+use super::{
+    DiskState, Replication, Role,
+    attach::Opening,
+    clients::Waiting,
+    config::{RunInfo, VolumeConfig},
+    demotion::Demotion,
+    entropy::Entropy,
+    flush::Flushes,
+    io::{Action, Area, Channel, CommandId, DiskError, DiskTag, Event, LinkId, Notice},
+    operation::{Operation, Purpose, Request},
+    peer::{Peer, Session},
+    promotion::{Promotion, Resumption},
+    range_lock::RangeLock,
+    slab::{Key, Slab},
+    span::ByteSpan,
+    status::{PeerStatus, Status, Suspended},
+    store::{Store, Then},
+    verify::Verify,
+    wire::Frame,
+    write_log::{Place, WriteLog},
+};
+use crate::{
+    generation::view::Power,
+    ids::{PeerIndex, Sequence, Timestamp},
+};
+
+/// How far a volume is.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// The metadata are being read.
+    Opening(Box<Opening>),
+    /// Everything is known.
+    Running,
+    /// Nothing can be done any more: the metadata could not be opened, or the volume was shut down.
+    Closed,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Volume {
+    pub(crate) config: VolumeConfig,
+    pub(crate) run: RunInfo,
+    pub(crate) now: Timestamp,
+    pub(crate) entropy: Entropy,
+    pub(crate) stage: Stage,
+    pub(crate) store: Option<Store>,
+    pub(crate) role: Role,
+    pub(crate) disk: DiskState,
+    /// What is left of the writes that this node took since it was last in sync (G8).
+    pub(crate) power: Power,
+    pub(crate) suspended: Option<Suspended>,
+    pub(crate) promotion: Option<Promotion>,
+    /// Who is to be told when the node serves as primary.
+    pub(crate) promotion_waiters: Vec<CommandId>,
+    pub(crate) demotion: Option<Demotion>,
+    pub(crate) resumption: Option<Resumption>,
+    pub(crate) resync_paused: bool,
+    pub(crate) verify: Option<Verify>,
+    /// The peer that takes over because the own disk failed.
+    pub(crate) heir: Option<PeerIndex>,
+    pub(crate) peers: Vec<Peer>,
+
+    pub(crate) lock: RangeLock,
+    pub(crate) operations: Slab<Operation>,
+    pub(crate) requests: Slab<Request>,
+    pub(crate) purposes: Slab<Purpose>,
+    pub(crate) log: WriteLog,
+    pub(crate) flushes: Flushes,
+    /// Requests that are not admitted yet, first come first served (W1).
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// Bytes of writes that are admitted and not answered.
+    pub(crate) inflight_bytes: u64,
+    /// Peers that have to confirm, and since when, before answers go on (P8).
+    pub(crate) confirming: Vec<(PeerIndex, Timestamp)>,
+    pub(crate) attached_at: Timestamp,
+    /// When the attach counter was last looked at, and what was issued then (D6).
+    pub(crate) minute: (Timestamp, Sequence),
+    /// Pieces that every awaited node has, whose answer is withheld until a new generation is stable (W6).
+    pub(crate) withheld: Vec<Key>,
+
+    /// Pieces that are let through and wait for answers to go on, or for room in the log, in order.
+    pub(crate) parked: VecDeque<Key>,
+    /// Operations that the range lock has let through and that have not begun, in order.
+    pub(crate) let_through: VecDeque<Key>,
+    /// Pieces that have become answerable within this event.
+    pub(crate) answerable: Vec<Key>,
+    pub(crate) out: Vec<Action>,
+    pub(crate) wake_at: Option<Timestamp>,
+}
+
+impl Volume {
+    /// Takes one event; what is to be done is appended to `actions`. `now` never runs backwards.
+    ///
+    /// # Panics
+    /// If an invariant of the engine is broken. The process must end then: the peer takes over, and what is
+    /// on disk is what the invariants left there.
+    pub fn handle(&mut self, now: Timestamp, event: Event, actions: &mut Vec<Action>) {
+        assert!(self.out.is_empty(), "the actions of the last event were handed out");
+        self.note_gap(now);
+        self.now = self.now.max(now);
+        match event {
+            Event::Request { client, id, operation } => self.on_request(client, id, operation),
+            Event::ClientGone(client) => self.on_client_gone(client),
+            Event::ReadDone { tag, result } => self.on_read_done(tag, result),
+            Event::DiskDone { tag, result } => self.on_disk_done(tag, result),
+            Event::LinkUp { peer, link } => self.on_link_up(peer, link),
+            Event::Frame { peer, link, channel, frame } => self.on_frame(peer, link, channel, frame),
+            Event::LinkDown { peer, link } => self.on_link_down(peer, link),
+            Event::Wake => self.on_wake(),
+            Event::Command { id, command } => self.on_command(id, command),
+        }
+        self.settle();
+        actions.append(&mut self.out);
+    }
+
+    /// Carries on everything that the event has made possible, until nothing more is.
+    fn settle(&mut self) {
+        match self.stage {
+            Stage::Running => {}
+            Stage::Opening(_) => {
+                if self.store.is_some() {
+                    self.advance_commit();
+                }
+                return;
+            }
+            Stage::Closed => return,
+        }
+        loop {
+            self.answer_pieces();
+            if let Some(key) = self.let_through.pop_front() {
+                self.begin_operation(key);
+                continue;
+            }
+            if !self.answerable.is_empty() && !self.withholds_answers() || self.admit_next() {
+                continue;
+            }
+            self.advance_flushes();
+            self.advance_demotion();
+            self.advance_pulls();
+            self.advance_verify();
+            self.advance_resumption();
+            self.advance_commit();
+            if self.let_through.is_empty() && self.answerable.is_empty() {
+                break;
+            }
+        }
+        self.set_wake();
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        self.store.as_ref().expect("the volume runs")
+    }
+
+    pub(crate) fn store_mut(&mut self) -> &mut Store {
+        self.store.as_mut().expect("the volume runs")
+    }
+
+    pub(crate) fn peer(&self, index: PeerIndex) -> &Peer {
+        &self.peers[index.as_usize()]
+    }
+
+    pub(crate) fn peer_mut(&mut self, index: PeerIndex) -> &mut Peer {
+        &mut self.peers[index.as_usize()]
+    }
+
+    /// All configured peers' indices.
+    pub(crate) fn peer_indices(&self) -> impl Iterator<Item = PeerIndex> + use<> {
+        PeerIndex::all().take(self.peers.len())
+    }
+
+    /// A tag for a disk action.
+    pub(crate) fn tag(&mut self, purpose: Purpose) -> DiskTag {
+        self.purposes.insert(purpose).into()
+    }
+
+    /// Sends on the peer's link; nothing happens when there is none.
+    pub(crate) fn send(&mut self, peer: PeerIndex, channel: Channel, frame: Frame) {
+        if let Some(link) = self.peer(peer).link {
+            self.out.push(Action::Send { peer, link, channel, frame });
+        }
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.out.push(Action::Notice(notice));
+    }
+
+    /// Changes the own disk's state and tells everybody.
+    pub(crate) fn set_disk(&mut self, disk: DiskState) {
+        if self.disk != disk {
+            self.disk = disk;
+            self.notice(Notice::Disk(disk));
+            self.tell_mark();
+        }
+    }
+
+    fn on_disk_done(&mut self, tag: DiskTag, result: Result<(), DiskError>) {
+        let Some(purpose) = self.purposes.remove(Key::from_u64(tag.0)) else {
+            panic!("a disk action ended that was never begun, or twice: {tag:?}");
+        };
+        match purpose {
+            Purpose::Attach | Purpose::TargetRead { .. } | Purpose::QuestionRead { .. } => {
+                panic!("a read ended as a write: {purpose:?}")
+            }
+            Purpose::AttachFlush => self.on_attach_flush_done(result),
+            Purpose::Commit => self.on_commit_done(result),
+            Purpose::FirstFlush => self.on_first_flush_done(result),
+            Purpose::PromotionFlush => self.on_promotion_flush_done(result),
+            Purpose::ShutdownFlush => self.on_shutdown_flush_done(result),
+            Purpose::LeadFlush { peer, link } => self.on_lead_flush_done(peer, link, result),
+            Purpose::StartFlush { peer, link } => self.on_start_flush_done(peer, link, result),
+            Purpose::Operation(key) => self.on_operation_done(key, result),
+            Purpose::OwnFlush(upto) => self.on_own_flush_done(upto, result),
+            Purpose::FollowerFlush { peer, link, upto } => {
+                self.on_follower_flush_done(peer, link, upto, result);
+            }
+            Purpose::TargetWrite { operation } => self.on_target_write_done(operation, result),
+            Purpose::TargetFlush { peer, link } => self.on_target_flush_done(peer, link, result),
+        }
+    }
+
+    fn on_read_done(&mut self, tag: DiskTag, result: Result<bytes::Bytes, DiskError>) {
+        let Some(purpose) = self.purposes.remove(Key::from_u64(tag.0)) else {
+            panic!("a read ended that was never begun, or twice: {tag:?}");
+        };
+        match purpose {
+            Purpose::Attach => self.on_attach_read(result),
+            Purpose::Operation(key) => self.on_operation_read(key, result),
+            Purpose::QuestionRead { peer, link, question } => {
+                self.on_question_read(peer, link, question, result);
+            }
+            Purpose::TargetRead { peer, link, pull } => self.on_target_read(peer, link, pull, result),
+            Purpose::AttachFlush
+            | Purpose::Commit
+            | Purpose::FirstFlush
+            | Purpose::PromotionFlush
+            | Purpose::ShutdownFlush
+            | Purpose::LeadFlush { .. }
+            | Purpose::StartFlush { .. }
+            | Purpose::OwnFlush(_)
+            | Purpose::FollowerFlush { .. }
+            | Purpose::TargetWrite { .. }
+            | Purpose::TargetFlush { .. } => panic!("a write ended as a read: {purpose:?}"),
+        }
+    }
+
+    fn on_frame(&mut self, peer: PeerIndex, link: LinkId, channel: Channel, frame: Frame) {
+        if peer.as_usize() >= self.peers.len() || self.peer(peer).link != Some(link) {
+            // A frame of an older session (F31): the newest link is the only one.
+            return;
+        }
+        let now = self.now;
+        self.peer_mut(peer).heard_at = now;
+        if let Err(broken) = self.dispatch_frame(peer, channel, frame) {
+            self.notice(Notice::ProtocolError(peer, broken.0));
+            self.close_link(peer, broken.0);
+        }
+    }
+
+    fn dispatch_frame(&mut self, peer: PeerIndex, channel: Channel, frame: Frame) -> Result<(), Broken> {
+        match (channel, frame) {
+            (Channel::Control, Frame::Hello(hello)) => self.on_hello(peer, hello),
+            (Channel::Control, Frame::Report { number, view }) => self.on_report(peer, number, view),
+            (Channel::Control, Frame::Agree { own, theirs, verdict }) => {
+                self.on_agree(peer, own, theirs, &verdict)
+            }
+            (Channel::Control, Frame::Begin { own, theirs }) => self.on_begin(peer, own, theirs),
+            (Channel::Control, Frame::Ready) => self.on_ready(peer),
+            (Channel::Control, Frame::Offer(generation)) => self.on_offer(peer, generation),
+            (Channel::Control, Frame::Adopted(id)) => self.on_adopted(peer, id),
+            (Channel::Control, Frame::Ask(term)) => self.on_ask(peer, term),
+            (Channel::Control, Frame::Answer { term, refusal }) => self.on_answer(peer, term, refusal),
+            (Channel::Control, Frame::Mark { role, disk, term }) => self.on_mark(peer, role, disk, term),
+            (Channel::Control, Frame::Outdate) => self.on_outdate(peer),
+            (Channel::Control, Frame::Outdated) => self.on_outdated(peer),
+            (Channel::Control, Frame::Yield) => self.on_yield(peer),
+            (Channel::Control, Frame::Yielded) => self.on_yielded(peer),
+            (Channel::Control, Frame::Leave) => self.on_leave(peer),
+            (Channel::Control, Frame::Ping(time)) => {
+                self.send(peer, Channel::Control, Frame::Pong(time));
+                Ok(())
+            }
+            (Channel::Control, Frame::Pong(time)) => {
+                self.on_pong(peer, time);
+                Ok(())
+            }
+            (Channel::Control, Frame::Counted { after, head, ancestors }) => {
+                self.on_counted(peer, after, head, ancestors)
+            }
+            (Channel::Control, Frame::Finished) => self.on_finished(peer),
+            (Channel::Data, Frame::Start(after)) => self.on_start(peer, after),
+            (Channel::Data, Frame::Write { sequence, after, offset, payload, fua }) => {
+                self.on_replica_write(peer, sequence, after, offset, payload, fua)
+            }
+            (Channel::Data, Frame::Zero { sequence, after, span, mode, fua }) => {
+                self.on_replica_zero(peer, sequence, after, span, mode, fua)
+            }
+            (Channel::Data, Frame::FlushTo(upto)) => self.on_flush_to(peer, upto),
+            (Channel::Data, Frame::Received(upto)) => self.on_received(peer, upto),
+            (Channel::Data, Frame::Applied { upto, also }) => self.on_applied(peer, upto, &also),
+            (Channel::Data, Frame::StableTo(upto)) => self.on_stable_to(peer, upto),
+            (Channel::Data, Frame::Failed) => self.on_peer_failed(peer),
+            (Channel::Resync, Frame::Runs(runs)) => self.on_runs(peer, &runs),
+            (Channel::Resync, Frame::RunsEnd) => self.on_runs_end(peer),
+            (Channel::Resync, Frame::Pull { id, span, after, digests }) => {
+                self.on_pull(peer, id, span, after, digests)
+            }
+            (Channel::Resync, Frame::Part { id, read_at, blocks }) => self.on_part(peer, id, read_at, blocks),
+            (Channel::Resync, Frame::Settled(spans)) => self.on_settled(peer, &spans),
+            (Channel::Resync, Frame::Compare { id, span, at, digests }) => {
+                self.on_compare(peer, id, span, at, digests)
+            }
+            (Channel::Resync, Frame::Compared { id, differing }) => self.on_compared(peer, id, &differing),
+            (Channel::Resync, Frame::Finish) => self.on_finish(peer),
+            (_, _) => Err(Broken("a frame on the wrong channel")),
+        }
+    }
+
+    /// Writes what is to become stable, one commit at a time.
+    fn advance_commit(&mut self) {
+        loop {
+            let stable = self.log.stable_everywhere();
+            let mut admitted = Vec::new();
+            let pieces = self.store_mut().begin_commit(stable, &mut admitted);
+            let again = !admitted.is_empty();
+            for key in admitted {
+                self.issue_or_park(key);
+            }
+            if let Some(pieces) = pieces {
+                let tag = self.tag(Purpose::Commit);
+                self.out.push(Action::Commit { tag, pieces });
+            }
+            if !again {
+                break;
+            }
+        }
+        if self.store().is_short_of_slots() {
+            let issued = self.log.issued();
+            self.want_stable(issued);
+            self.advance_flushes();
+        }
+    }
+
+    fn on_commit_done(&mut self, result: Result<(), DiskError>) {
+        if let Err(error) = result {
+            self.fail_disk(Area::Meta, error);
+            return;
+        }
+        let committed = self.store_mut().committed();
+        for key in committed.admitted {
+            self.issue_or_park(key);
+        }
+        for then in committed.then {
+            self.carry_out(then);
+        }
+    }
+
+    fn carry_out(&mut self, then: Then) {
+        match then {
+            Then::Attached => self.on_attached(),
+            Then::GenerationStable(id) => self.on_generation_stable(id),
+            Then::OfferAdopted { peer, link, id } => {
+                if self.peer(peer).link == Some(link) {
+                    self.send(peer, Channel::Control, Frame::Adopted(id));
+                }
+            }
+            Then::LeaderReady { peer, link } => self.on_leader_ready(peer, link),
+            Then::FollowerMarked { peer, link } => self.on_follower_marked(peer, link),
+            Then::FollowerReady { peer, link } => self.on_follower_ready(peer, link),
+            Then::CountPeer { peer, link } => self.on_count_peer(peer, link),
+            Then::HeadTaken { peer, link } => self.on_head_taken(peer, link),
+            Then::Demoted => self.on_demoted(),
+            Then::Outdated { peer, link } => {
+                if self.peer(peer).link == Some(link) {
+                    self.send(peer, Channel::Control, Frame::Outdated);
+                }
+            }
+            Then::EntitlementTaken { peer, link } => {
+                if self.peer(peer).link == Some(link) {
+                    self.send(peer, Channel::Control, Frame::Yielded);
+                }
+            }
+            Then::Quiet => self.on_quiet(),
+            Then::ClosedCleanly => self.on_closed_cleanly(),
+            Then::RightGivenUp => self.on_right_given_up(),
+            Then::Answered(id) => self.answer(id, Ok(())),
+        }
+    }
+
+    /// The write log has got shorter: there may be room again.
+    pub(crate) fn on_log_shrunk(&mut self) {
+        self.unpark_pieces();
+    }
+
+    /// The state of the volume at this moment.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let store = self.store.as_ref();
+        let peers = self.peers.iter().map(|peer| PeerStatus {
+            index: peer.index,
+            connected: !matches!(peer.session, Session::Down | Session::Greeting),
+            replication: match &self.verify {
+                Some(verify) if verify.peer() == peer.index => Replication::Verify,
+                Some(_) | None => peer.replication(),
+            },
+            role: peer.told.map(|told| told.role),
+            disk: peer.told.map(|told| told.disk),
+            dirty_bytes: store.map_or(0, |store| store.dirty_bytes(peer.index)),
+            lag_bytes: self.log.lag_bytes(Place::Peer(peer.index)),
+        });
+        Status {
+            node: store.map(Store::node),
+            role: self.role,
+            disk: self.disk,
+            head: store.and_then(Store::head),
+            term: store.and_then(Store::term),
+            entitled: store.is_some_and(Store::is_entitled),
+            suspended: self.suspended,
+            sequence: self.log.issued(),
+            peers: peers.collect(),
+        }
+    }
+
+    /// Whether a span that came from outside lies on the device and is aligned.
+    pub(crate) fn is_valid(&self, span: ByteSpan) -> bool {
+        let unit = super::SECTOR_BYTES;
+        span.len > 0
+            && span.offset.is_multiple_of(unit)
+            && span.len.is_multiple_of(unit)
+            && span.offset.checked_add(span.len).is_some_and(|end| end <= self.store().size_bytes())
+    }
+
+    /// Where this node and the peer stand.
+    pub(crate) fn session(&self, peer: PeerIndex) -> &Session {
+        &self.peer(peer).session
+    }
+}
+
+/// A peer has sent what it must not send; the connection is closed with this reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) &'static str);

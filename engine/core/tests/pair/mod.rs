@@ -1,0 +1,308 @@
+//! The two nodes of `two_nodes.rs`: every action is carried out at once and in order.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use evenkeel_core::{
+    ids::{BootId, InstanceId, NodeId, PeerIndex, Timestamp},
+    meta::geometry::Geometry,
+    volume::{
+        CreateSpec, FileFacts, Origin, Volume,
+        config::{OnPeerLoss, Protocol, RunInfo, VolumeConfig},
+        create,
+        io::{
+            Action, Area, Channel, ClientId, ClientOperation, CommandId, Event, LinkId, Notice, RequestError,
+            RequestId, RequestOutcome,
+        },
+        operator::{OperatorAnswer, OperatorCommand},
+        status::Status,
+        wire::Frame,
+    },
+};
+
+const SIZE: usize = 4 << 20;
+const META: usize = 1 << 20;
+
+/// A node: its process, if it lives, and its disk.
+struct Node {
+    volume: Option<Volume>,
+    data: Vec<u8>,
+    stable: Vec<u8>,
+    meta: Vec<u8>,
+    wake: Option<Timestamp>,
+}
+
+/// See the module's head.
+pub(crate) struct Pair {
+    nodes: [Node; 2],
+    events: VecDeque<(usize, Event)>,
+    now: Timestamp,
+    link: Option<LinkId>,
+    next: u64,
+    replies: BTreeMap<u64, Result<RequestOutcome, RequestError>>,
+    answers: BTreeMap<u64, OperatorAnswer>,
+    /// Bytes of data that resyncs have moved.
+    pub(crate) moved_bytes: u64,
+}
+
+impl Pair {
+    pub(crate) fn new() -> Self {
+        let nodes = [1, 2].map(|id| {
+            let mut meta = vec![0; META];
+            let geometry = Geometry::new(SIZE as u64, 4096, 64 << 10, 16).expect("valid");
+            let spec = CreateSpec { node: NodeId(id), geometry, peers: 1, origin: Origin::New };
+            for (offset, bytes) in create(&spec).expect("valid").into_iter().flatten() {
+                put(&mut meta, offset, &bytes);
+            }
+            Node { volume: None, data: vec![0; SIZE], stable: vec![0; SIZE], meta, wake: None }
+        });
+        let mut pair = Self {
+            nodes,
+            events: VecDeque::new(),
+            now: Timestamp(1_000_000_000),
+            link: None,
+            next: 1,
+            replies: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            moved_bytes: 0,
+        };
+        pair.restart(0);
+        pair.restart(1);
+        pair
+    }
+
+    pub(crate) fn peer(&self) -> PeerIndex {
+        PeerIndex::FIRST
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Starts the process of a node.
+    pub(crate) fn restart(&mut self, node: usize) {
+        let config = VolumeConfig {
+            name: "r0".to_owned(),
+            node_name: ["alpha", "beta"][node].to_owned(),
+            peer_names: vec![["beta", "alpha"][node].to_owned()],
+            protocol: Protocol::C,
+            on_peer_loss: OnPeerLoss::Continue,
+            peer_timeout: Duration::from_secs(5),
+            hold: Duration::from_secs(120),
+            max_lag_bytes: 64 << 20,
+            max_inflight_bytes: 64 << 20,
+            max_inflight_writes: 1024,
+        };
+        let number = u128::from(self.number());
+        let run = RunInfo {
+            boot: BootId(node as u128 + 1),
+            instance: InstanceId(number),
+            boot_clock_nanos: self.now.0,
+            entropy: number << 64 | node as u128,
+        };
+        let files = FileFacts { meta_bytes: META as u64, data_bytes: SIZE as u64 };
+        let mut actions = Vec::new();
+        self.nodes[node].wake = None;
+        self.nodes[node].volume = Some(Volume::attach(config, run, files, self.now, &mut actions));
+        self.carry_out(node, actions);
+        self.run();
+    }
+
+    /// The process of a node dies; the kernel keeps its cache.
+    pub(crate) fn crash(&mut self, node: usize) {
+        self.nodes[node].volume = None;
+        self.events.retain(|(other, _)| *other != node);
+        self.disconnect();
+    }
+
+    pub(crate) fn connect(&mut self) {
+        self.disconnect();
+        let link = LinkId(self.number());
+        self.link = Some(link);
+        for node in 0..2 {
+            self.events.push_back((node, Event::LinkUp { peer: PeerIndex::FIRST, link }));
+        }
+        self.run();
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        if let Some(link) = self.link.take() {
+            for node in 0..2 {
+                self.events.push_back((node, Event::LinkDown { peer: PeerIndex::FIRST, link }));
+            }
+        }
+        self.run();
+    }
+
+    pub(crate) fn status(&self, node: usize) -> Status {
+        self.nodes[node].volume.as_ref().expect("the node lives").status()
+    }
+
+    /// Changes a disk without the engine (F40).
+    pub(crate) fn change_behind(&mut self, node: usize, offset: usize, bytes: &[u8]) {
+        self.nodes[node].data[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    pub(crate) fn data(&self, node: usize) -> &[u8] {
+        &self.nodes[node].data
+    }
+
+    pub(crate) fn stable_data(&self, node: usize) -> &[u8] {
+        &self.nodes[node].stable
+    }
+
+    pub(crate) fn command(&mut self, node: usize, command: OperatorCommand) -> OperatorAnswer {
+        let id = self.number();
+        self.events.push_back((node, Event::Command { id: CommandId(id), command }));
+        self.run();
+        self.answers.remove(&id).expect("the command was answered")
+    }
+
+    pub(crate) fn write(
+        &mut self,
+        node: usize,
+        offset: u64,
+        data: &[u8],
+        fua: bool,
+    ) -> Result<RequestOutcome, RequestError> {
+        self.request(node, ClientOperation::Write { offset, payload: Bytes::copy_from_slice(data), fua })
+    }
+
+    pub(crate) fn request(
+        &mut self,
+        node: usize,
+        operation: ClientOperation,
+    ) -> Result<RequestOutcome, RequestError> {
+        let id = self.number();
+        let event = Event::Request { client: ClientId(1), id: RequestId(id), operation };
+        self.events.push_back((node, event));
+        self.run();
+        self.replies.remove(&id).expect("the request was answered")
+    }
+
+    /// Lets the clock go on until nothing has happened for a while.
+    pub(crate) fn pass_time(&mut self) {
+        for _ in 0..30 {
+            self.now = self.now.after(Duration::from_millis(100));
+            for node in 0..2 {
+                if self.nodes[node].wake.is_some_and(|wake| wake <= self.now) {
+                    self.nodes[node].wake = None;
+                    self.events.push_back((node, Event::Wake));
+                }
+            }
+            self.run();
+        }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..100_000 {
+            let Some((node, event)) = self.events.pop_front() else { return };
+            let Some(volume) = &mut self.nodes[node].volume else { continue };
+            let mut actions = Vec::new();
+            volume.handle(self.now, event, &mut actions);
+            self.carry_out(node, actions);
+        }
+        panic!("the two nodes never come to rest");
+    }
+
+    fn carry_out(&mut self, node: usize, actions: Vec<Action>) {
+        for action in actions {
+            let disk = &mut self.nodes[node];
+            let done = |tag| Event::DiskDone { tag, result: Ok(()) };
+            let event = match action {
+                Action::Read { tag, area, span } => {
+                    let from = match area {
+                        Area::Data => &disk.data,
+                        Area::Meta => &disk.meta,
+                    };
+                    let start = usize::try_from(span.offset).expect("small");
+                    let end = usize::try_from(span.end()).expect("small");
+                    Event::ReadDone { tag, result: Ok(Bytes::copy_from_slice(&from[start..end])) }
+                }
+                Action::Write { tag, offset, payload, fua } => {
+                    put(&mut disk.data, offset, &payload);
+                    if fua {
+                        put(&mut disk.stable, offset, &payload);
+                    }
+                    done(tag)
+                }
+                Action::Zero { tag, span, fua, .. } => {
+                    let zeroes = vec![0; usize::try_from(span.len).expect("small")];
+                    put(&mut disk.data, span.offset, &zeroes);
+                    if fua {
+                        put(&mut disk.stable, span.offset, &zeroes);
+                    }
+                    done(tag)
+                }
+                Action::Flush { tag } => {
+                    disk.stable.clone_from(&disk.data);
+                    done(tag)
+                }
+                Action::Commit { tag, pieces } => {
+                    for (offset, bytes) in pieces {
+                        put(&mut disk.meta, offset, &bytes);
+                    }
+                    done(tag)
+                }
+                Action::Send { link, channel, frame, .. } => {
+                    self.count_moved(channel, &frame);
+                    if Some(link) != self.link {
+                        continue;
+                    }
+                    let event = Event::Frame { peer: PeerIndex::FIRST, link, channel, frame };
+                    self.events.push_back((1 - node, event));
+                    continue;
+                }
+                Action::CloseLink { link, .. } => {
+                    if Some(link) == self.link {
+                        self.link = None;
+                        self.events.push_back((1 - node, Event::LinkDown { peer: PeerIndex::FIRST, link }));
+                    }
+                    continue;
+                }
+                Action::Reply { id, result, .. } => {
+                    assert!(self.replies.insert(id.0, result).is_none(), "one answer to a request");
+                    continue;
+                }
+                Action::WakeAt(time) => {
+                    disk.wake = Some(time);
+                    continue;
+                }
+                Action::Answer { id, answer } => {
+                    assert!(self.answers.insert(id.0, answer).is_none(), "one answer to a command");
+                    continue;
+                }
+                Action::Notice(notice) => {
+                    assert!(
+                        !matches!(
+                            notice,
+                            Notice::ProtocolError(..) | Notice::NotOpened(_) | Notice::DiskFailed(..)
+                        ),
+                        "node {node}: {notice:?}"
+                    );
+                    continue;
+                }
+            };
+            self.events.push_back((node, event));
+        }
+    }
+
+    fn count_moved(&mut self, channel: Channel, frame: &Frame) {
+        if let (Channel::Resync, Frame::Part { blocks, .. }) = (channel, frame) {
+            for block in blocks {
+                if let evenkeel_core::volume::wire::BlockContent::Data(data) = block {
+                    self.moved_bytes += data.len() as u64;
+                }
+            }
+        }
+    }
+}
+
+fn put(image: &mut [u8], offset: u64, bytes: &[u8]) {
+    let start = usize::try_from(offset).expect("small");
+    image[start..start + bytes.len()].copy_from_slice(bytes);
+}

@@ -1,0 +1,178 @@
+//! Two volumes joined by perfect links, with disks that lose nothing but what a test takes away: the plain
+//! course of things, step by step. Everything that can go wrong is the simulator's.
+
+mod pair;
+
+use evenkeel_core::volume::{
+    DiskState, Replication, Role,
+    io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
+    operator::{Force, OperatorAnswer, OperatorCommand},
+    span::ByteSpan,
+};
+use pair::Pair;
+
+fn in_sync_pair() -> Pair {
+    let mut pair = Pair::new();
+    pair.connect();
+    for node in 0..2 {
+        assert_eq!(pair.status(node).disk, DiskState::UpToDate, "node {node}");
+        assert_eq!(pair.status(node).peers[0].replication, Replication::Established, "node {node}");
+    }
+    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    pair
+}
+
+#[test]
+fn a_fresh_pair_is_in_sync_without_a_copy() {
+    let pair = in_sync_pair();
+    assert_eq!(pair.status(0).head, pair.status(1).head);
+    assert_eq!(pair.status(0).role, Role::Primary);
+    assert_eq!(pair.status(1).role, Role::Secondary);
+}
+
+#[test]
+fn a_write_is_on_both_nodes_when_it_is_answered() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 8192, &[7; 4096], false), Ok(RequestOutcome::Done));
+    for node in 0..2 {
+        assert_eq!(pair.data(node)[8192..12288], [7; 4096], "node {node}");
+    }
+    assert_eq!(pair.request(0, ClientOperation::Flush), Ok(RequestOutcome::Done));
+    for node in 0..2 {
+        assert_eq!(pair.stable_data(node)[8192..12288], [7; 4096], "node {node}");
+    }
+    let read = pair.request(0, ClientOperation::Read(ByteSpan { offset: 8192, len: 512 }));
+    assert_eq!(read, Ok(RequestOutcome::Data(vec![7; 512].into())));
+}
+
+#[test]
+fn a_secondary_refuses_clients() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(1, 0, &[1; 512], false), Err(RequestError::Shutdown));
+}
+
+#[test]
+fn what_was_written_alone_is_copied_when_the_peer_is_back() {
+    let mut pair = in_sync_pair();
+    let before = pair.status(0).head;
+    pair.disconnect();
+    assert_eq!(pair.write(0, 0, &[1; 4096], false), Ok(RequestOutcome::Done));
+    assert_eq!(pair.write(0, 1 << 20, &[2; 65536], true), Ok(RequestOutcome::Done));
+    assert_ne!(pair.status(0).head, before, "G1: alone is another generation");
+    assert_eq!(pair.status(1).disk, DiskState::Consistent, "P1");
+    pair.connect();
+    assert_eq!(pair.status(1).disk, DiskState::UpToDate);
+    assert_eq!(pair.status(0).head, pair.status(1).head);
+    assert_eq!(pair.data(0), pair.data(1));
+    assert_eq!(pair.moved_bytes, 4096 + 65536, "by bitmap, not whole");
+}
+
+#[test]
+fn the_secondary_takes_over_and_the_old_primary_follows() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 0, &[1; 4096], false), Ok(RequestOutcome::Done));
+    pair.crash(0);
+    assert!(matches!(pair.command(1, OperatorCommand::Primary(Force::No)), OperatorAnswer::Refused(_)), "P2");
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(pair.write(1, 4096, &[2; 4096], false), Ok(RequestOutcome::Done));
+    pair.restart(0);
+    pair.connect();
+    assert_eq!(pair.status(0).role, Role::Secondary);
+    assert_eq!(pair.status(0).disk, DiskState::UpToDate);
+    assert_eq!(pair.data(0), pair.data(1));
+    assert_eq!(pair.data(0)[..4096], [1; 4096]);
+    assert_eq!(pair.data(0)[4096..8192], [2; 4096]);
+}
+
+#[test]
+fn roles_are_swapped_without_a_copy() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 0, &[1; 4096], false), Ok(RequestOutcome::Done));
+    assert_eq!(pair.command(0, OperatorCommand::Secondary { force: false }), OperatorAnswer::Done);
+    assert_eq!(pair.stable_data(0), pair.stable_data(1), "P5: images are equal when it returns");
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    let zero =
+        ClientOperation::Zero { span: ByteSpan { offset: 0, len: 512 }, mode: ZeroMode::Punch, fua: true };
+    assert_eq!(pair.request(1, zero), Ok(RequestOutcome::Done));
+    assert_eq!(pair.stable_data(0)[..512], [0; 512]);
+    assert_eq!(pair.status(0).head, pair.status(1).head);
+    assert_eq!(pair.moved_bytes, 0);
+}
+
+#[test]
+fn two_forced_promotions_are_a_split_brain_and_resolve_ends_it() {
+    let mut pair = in_sync_pair();
+    pair.disconnect();
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(pair.write(0, 0, &[1; 4096], false), Ok(RequestOutcome::Done));
+    assert_eq!(pair.write(1, 4096, &[2; 4096], false), Ok(RequestOutcome::Done));
+    pair.connect();
+    for node in 0..2 {
+        assert_eq!(pair.status(node).peers[0].replication, Replication::SplitBrain, "node {node}");
+    }
+    assert_eq!(pair.moved_bytes, 0);
+    assert_eq!(pair.status(0).role, Role::Secondary, "G10: the lower term gives up");
+    assert_eq!(pair.status(1).role, Role::Primary);
+    let resolve = OperatorCommand::Resolve {
+        peer: pair.peer(),
+        discard: evenkeel_core::volume::operator::Discard::Own,
+    };
+    assert_eq!(pair.command(0, resolve), OperatorAnswer::Done);
+    assert_eq!(pair.status(0).disk, DiskState::UpToDate);
+    assert_eq!(pair.data(0), pair.data(1));
+    assert_eq!(pair.data(0)[4096..8192], [2; 4096]);
+    assert_eq!(pair.data(0)[..4096], [0; 4096]);
+}
+
+#[test]
+fn a_clean_shutdown_hands_the_right_over() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 0, &[1; 4096], false), Ok(RequestOutcome::Done));
+    assert_eq!(pair.command(0, OperatorCommand::Shutdown), OperatorAnswer::Done);
+    assert_eq!(pair.status(1).disk, DiskState::UpToDate, "P1: it left cleanly");
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    assert_eq!(pair.write(1, 4096, &[2; 4096], false), Ok(RequestOutcome::Done));
+    pair.restart(0);
+    pair.connect();
+    assert_eq!(pair.data(0), pair.data(1));
+    assert_eq!(pair.moved_bytes, 4096);
+}
+
+#[test]
+fn a_primary_whose_process_died_goes_on_alone() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 0, &[1; 4096], false), Ok(RequestOutcome::Done));
+    pair.crash(0);
+    pair.restart(0);
+    pair.pass_time();
+    assert_eq!(pair.status(0).role, Role::Primary, "P7: entitled, same kernel, at once");
+    assert_eq!(pair.write(0, 4096, &[2; 4096], false), Ok(RequestOutcome::Done));
+    pair.connect();
+    assert_eq!(pair.data(0), pair.data(1));
+}
+
+#[test]
+fn verify_finds_what_was_changed_behind_the_engine_and_repairs_it() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 0, &[1; 65536], false), Ok(RequestOutcome::Done));
+    pair.change_behind(1, 4096, &[9]);
+    pair.change_behind(1, (4 << 20) - 1, &[9]);
+    let verify = |repair| OperatorCommand::Verify { peer: evenkeel_core::ids::PeerIndex::FIRST, repair };
+    let blocks = vec![ByteSpan { offset: 4096, len: 4096 }, ByteSpan { offset: (4 << 20) - 4096, len: 4096 }];
+    let found = |repaired| OperatorAnswer::Verified {
+        compared_bytes: 4 << 20,
+        differing_bytes: 8192,
+        differing: blocks.clone(),
+        repaired,
+    };
+    assert_eq!(pair.command(0, verify(false)), found(false));
+    assert_eq!(pair.command(0, verify(true)), found(true));
+    assert_eq!(pair.data(0), pair.data(1));
+    let clean = OperatorAnswer::Verified {
+        compared_bytes: 4 << 20,
+        differing_bytes: 0,
+        differing: Vec::new(),
+        repaired: false,
+    };
+    assert_eq!(pair.command(0, verify(false)), clean);
+}

@@ -1,0 +1,238 @@
+//! Which nodes hold every acknowledged write, and what may be lost because none does any more.
+//!
+//! The contract (design section 2) says what a reply promises; this file turns it into a set. After each reply
+//! the *holders* are the nodes whose copy has everything replied to: on C and B the primary and every in-sync
+//! peer, on A the primary. A holder that loses power, or whose copy is damaged, holds no longer (on B a peer
+//! whose process dies, too). While there is a holder, nothing replied may be missing from it; when the last one
+//! goes, the licence to lose is recorded, and the floor of flushed writes is what remains owed by the nodes that
+//! were in sync.
+
+use evenkeel_core::volume::config::Protocol;
+
+use super::cut::Demand;
+
+/// A set of nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct NodeSet(u8);
+
+impl NodeSet {
+    pub(crate) fn only(node: usize) -> Self {
+        Self(1 << node)
+    }
+
+    pub(crate) fn insert(&mut self, node: usize) {
+        self.0 |= 1 << node;
+    }
+
+    pub(crate) fn remove(&mut self, node: usize) {
+        self.0 &= !(1 << node);
+    }
+
+    pub(crate) fn has(self, node: usize) -> bool {
+        self.0 & (1 << node) != 0
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether it has anybody but `node`.
+    pub(crate) fn others_than(self, node: usize) -> bool {
+        self.0 & !(1 << node) != 0
+    }
+}
+
+/// What a new primary's image is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standard {
+    /// Everything acknowledged.
+    Everything,
+    /// What a loss leaves owed.
+    Loss(Demand),
+    /// Order, and no more lost than the lag that the settings allow (protocol A).
+    Lag,
+    /// Nothing: a fault took the last good copy (rule O12).
+    Nothing,
+}
+
+/// The holders.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    protocol: Protocol,
+    /// Who holds everything acknowledged.
+    pub(crate) holders: NodeSet,
+    /// Who was in sync at the last acknowledgement, whatever happened since.
+    pub(crate) in_sync: NodeSet,
+    /// The last good copy was damaged.
+    damaged: bool,
+    /// How often each node lost its memory (on B: or its process).
+    losses: Vec<u32>,
+    /// `seen[p][s]`: the losses of `s` when primary `p` first saw it in sync; `None` while it does not.
+    seen: Vec<Vec<Option<u32>>>,
+}
+
+impl Copies {
+    pub(crate) fn new(nodes: usize, protocol: Protocol) -> Self {
+        let mut everybody = NodeSet::default();
+        (0..nodes).for_each(|node| everybody.insert(node));
+        Self {
+            protocol,
+            holders: everybody,
+            in_sync: everybody,
+            damaged: false,
+            losses: vec![0; nodes],
+            seen: vec![vec![None; nodes]; nodes],
+        }
+    }
+
+    /// A node says of another that it is in sync with it, or not.
+    pub(crate) fn sees(&mut self, node: usize, peer: usize, in_sync: bool) {
+        let seen = &mut self.seen[node][peer];
+        if in_sync {
+            seen.get_or_insert(self.losses[peer]);
+        } else {
+            *seen = None;
+        }
+    }
+
+    /// A node's engine is gone; it sees nobody.
+    pub(crate) fn forgets(&mut self, node: usize) {
+        self.seen[node].fill(None);
+    }
+
+    /// The primary has acknowledged a write; `own_disk`: its own copy counts.
+    pub(crate) fn acknowledged(&mut self, primary: usize, own_disk: bool) {
+        let mut in_sync = NodeSet::default();
+        let mut holders = NodeSet::default();
+        if own_disk {
+            in_sync.insert(primary);
+            holders.insert(primary);
+        }
+        for (peer, seen) in self.seen[primary].iter().enumerate() {
+            if let Some(losses) = seen {
+                in_sync.insert(peer);
+                let counts = match self.protocol {
+                    Protocol::A => !own_disk,
+                    Protocol::B | Protocol::C => true,
+                };
+                if counts && *losses == self.losses[peer] {
+                    holders.insert(peer);
+                }
+            }
+        }
+        self.holders = holders;
+        self.in_sync = in_sync;
+        self.damaged = false;
+    }
+
+    /// A machine lost power.
+    pub(crate) fn lost_power(&mut self, node: usize) {
+        self.losses[node] += 1;
+        self.holders.remove(node);
+    }
+
+    /// A process died; on B a peer may have had replied writes only in its memory.
+    pub(crate) fn died(&mut self, node: usize, was_primary: bool) {
+        if self.protocol == Protocol::B && !was_primary {
+            self.losses[node] += 1;
+            self.holders.remove(node);
+        }
+    }
+
+    /// A node's copy is damaged, or may be.
+    pub(crate) fn damage(&mut self, node: usize) {
+        self.losses[node] += 1;
+        let was_last = !self.holders.others_than(node) && self.in_sync.has(node);
+        self.holders.remove(node);
+        self.in_sync.remove(node);
+        if was_last {
+            self.damaged = true;
+        }
+    }
+
+    /// Whether a node's copy may be damaged without taking the last good one.
+    pub(crate) fn may_damage(&self, node: usize) -> bool {
+        self.holders.others_than(node)
+    }
+
+    /// What the image of a node that becomes primary is held to.
+    pub(crate) fn standard(&self, node: usize, forced: bool) -> Standard {
+        if self.damaged {
+            Standard::Nothing
+        } else if self.holders.has(node) {
+            Standard::Everything
+        } else if self.holders.is_empty() {
+            match (self.in_sync.has(node), self.protocol) {
+                (true, Protocol::A) if self.in_sync.others_than(node) => Standard::Loss(Demand::Cut),
+                (true, _) => Standard::Loss(Demand::Floor),
+                (false, _) if forced => Standard::Loss(Demand::Cut),
+                (false, _) => Standard::Loss(Demand::Floor),
+            }
+        } else if forced && self.protocol == Protocol::A && self.in_sync.has(node) {
+            Standard::Lag
+        } else if forced {
+            Standard::Loss(Demand::Cut)
+        } else {
+            Standard::Everything
+        }
+    }
+
+    /// The truth is settled on this node's image.
+    pub(crate) fn settle(&mut self, node: usize) {
+        self.holders = NodeSet::only(node);
+        self.in_sync = NodeSet::only(node);
+        self.damaged = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_lost_power_unnoticed_does_not_hold() {
+        let mut copies = Copies::new(2, Protocol::C);
+        copies.sees(0, 1, true);
+        copies.acknowledged(0, true);
+        assert!(copies.holders.has(1));
+        copies.lost_power(1);
+        copies.acknowledged(0, true);
+        assert!(!copies.holders.has(1), "the primary has not noticed yet");
+        copies.sees(0, 1, false);
+        copies.sees(0, 1, true);
+        copies.acknowledged(0, true);
+        assert!(copies.holders.has(1));
+    }
+
+    #[test]
+    fn the_standard_follows_the_contract() {
+        let mut copies = Copies::new(2, Protocol::C);
+        copies.sees(0, 1, true);
+        copies.acknowledged(0, true);
+        copies.lost_power(0);
+        assert_eq!(copies.standard(1, true), Standard::Everything, "the peer kept power");
+        assert_eq!(copies.standard(0, false), Standard::Everything, "so the primary must not go first");
+        copies.lost_power(1);
+        assert_eq!(copies.standard(0, false), Standard::Loss(Demand::Floor));
+
+        let mut alone = Copies::new(2, Protocol::C);
+        alone.acknowledged(0, true);
+        assert_eq!(alone.standard(1, true), Standard::Loss(Demand::Cut), "force on an old copy");
+        assert_eq!(alone.standard(1, false), Standard::Everything);
+        alone.damage(0);
+        assert_eq!(alone.standard(1, true), Standard::Nothing);
+    }
+
+    #[test]
+    fn on_a_a_peer_may_lag_and_on_b_its_memory_counts() {
+        let mut copies = Copies::new(2, Protocol::A);
+        copies.sees(0, 1, true);
+        copies.acknowledged(0, true);
+        assert_eq!(copies.standard(1, true), Standard::Lag);
+        let mut copies = Copies::new(2, Protocol::B);
+        copies.sees(0, 1, true);
+        copies.acknowledged(0, true);
+        copies.died(1, false);
+        assert!(!copies.holders.has(1));
+    }
+}

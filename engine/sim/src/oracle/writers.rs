@@ -1,0 +1,128 @@
+//! O6: one writer at a time; and a fork that an operator forced is found.
+//!
+//! Terms only grow, and once a term has answered anything no lower one answers. Without votes an operator can
+//! still force a second primary while the first lives on the other side of a cut: then both may answer, and the
+//! rule is that the split brain is *found* as soon as the two meet, and that no data moves before `resolve`.
+
+use evenkeel_core::ids::GenerationId;
+
+/// Who answers.
+#[derive(Debug, Default)]
+pub(crate) struct Writers {
+    last: Option<(u64, usize)>,
+    /// An operator forced a promotion while another node could still be primary.
+    fork_possible: bool,
+    /// The newest generation under which each node answered since then.
+    answered_in: Vec<Option<GenerationId>>,
+    /// The generation in force when the force was used.
+    common: Option<GenerationId>,
+}
+
+/// What a reply means for the rest of the oracle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// One writer: the reply is judged.
+    Alone,
+    /// Two may write: the truth is suspended until they have met.
+    Forked,
+    /// Two write, and no operator asked for it.
+    Wrong(String),
+}
+
+impl Writers {
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self { answered_in: vec![None; nodes], ..Self::default() }
+    }
+
+    /// An operator's force was accepted while another node was, or could again become, primary.
+    /// `ahead`: the node that answered last, if it has answered for what the forced one lacks.
+    pub(crate) fn forced(&mut self, head: Option<GenerationId>, ahead: Option<usize>) {
+        if !self.fork_possible {
+            self.fork_possible = true;
+            self.answered_in.fill(None);
+            match ahead {
+                Some(node) => {
+                    self.common = None;
+                    self.answered_in[node] = head;
+                }
+                None => self.common = head,
+            }
+        }
+    }
+
+    /// A node answered a write or a flush well.
+    pub(crate) fn answered(&mut self, node: usize, term: u64, head: Option<GenerationId>) -> Answered {
+        if self.fork_possible {
+            if head != self.common {
+                self.answered_in[node] = head;
+            }
+            let writers = self.answered_in.iter().filter(|head| head.is_some()).count();
+            let other_line = self.last.is_some_and(|(last_term, last)| last != node && term <= last_term);
+            if writers > 1 || other_line {
+                return Answered::Forked;
+            }
+        }
+        match self.last {
+            Some((last_term, last)) if last != node && term <= last_term => Answered::Wrong(format!(
+                "node {node} answered in term {term} after node {last} had answered in term {last_term}"
+            )),
+            Some((last_term, last)) if last == node && term < last_term => {
+                Answered::Wrong(format!("node {node} went back from term {last_term} to term {term}"))
+            }
+            _ => {
+                self.last = Some((term, node));
+                Answered::Alone
+            }
+        }
+    }
+
+    /// Who answered last.
+    pub(crate) fn last(&self) -> Option<usize> {
+        self.last.map(|(_, node)| node)
+    }
+
+    /// Two nodes have answered under generations of their own: their meeting must be a split brain.
+    pub(crate) fn both_advanced(&self) -> bool {
+        let heads: Vec<_> = self.answered_in.iter().flatten().collect();
+        heads.len() > 1 && heads.windows(2).any(|pair| pair[0] != pair[1])
+    }
+
+    /// Whether an operator's force may have made a fork that is not healed yet.
+    pub(crate) fn fork_possible(&self) -> bool {
+        self.fork_possible
+    }
+
+    /// The two lines are one again; this node's is the one that stays.
+    pub(crate) fn joined(&mut self, node: usize, term: u64) {
+        self.fork_possible = false;
+        self.answered_in.fill(None);
+        self.last = Some((term, node));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lower_term_never_answers_again() {
+        let mut writers = Writers::new(2);
+        assert_eq!(writers.answered(0, 1, None), Answered::Alone);
+        assert_eq!(writers.answered(1, 2, None), Answered::Alone);
+        assert!(matches!(writers.answered(0, 1, None), Answered::Wrong(_)));
+        assert!(matches!(writers.answered(0, 2, None), Answered::Wrong(_)), "one term, one node");
+    }
+
+    #[test]
+    fn a_forced_fork_is_no_fault_of_the_engine() {
+        let mut writers = Writers::new(2);
+        let head = |id| Some(GenerationId(id));
+        writers.answered(0, 1, head(1));
+        writers.forced(head(1), None);
+        assert_eq!(writers.answered(1, 2, head(2)), Answered::Alone);
+        assert_eq!(writers.answered(0, 1, head(3)), Answered::Forked);
+        assert!(writers.both_advanced());
+        writers.joined(1, 2);
+        assert!(!writers.fork_possible());
+    }
+}

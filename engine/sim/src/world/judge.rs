@@ -1,0 +1,210 @@
+//! What the oracle is told of states and images, and the end of a run.
+
+use evenkeel_core::volume::{DiskState, Replication, Role, operator::OperatorCommand};
+
+use super::{Phase, World, node::peer_node};
+use crate::{
+    coverage,
+    engine::Engine,
+    oracle::convergence::{self, HEAL_BOUND},
+    plan::SECOND,
+};
+
+impl<E: Engine> World<'_, E> {
+    /// Asks a node what it is, and draws the conclusions from what has changed.
+    pub(super) fn look(&mut self, node: usize) {
+        let Some(engine) = &self.nodes[node].engine else { return };
+        let status = engine.status();
+        self.nodes[node].state = coverage::state(&status);
+        let before = self.nodes[node].status.replace(status);
+        for peer in (0..self.plan.nodes).filter(|peer| *peer != node) {
+            let in_sync = self.in_sync(node, peer);
+            self.oracle.sees(node, peer, in_sync);
+        }
+        let status = self.nodes[node].status.clone().expect("just put there");
+        let was_primary = before.as_ref().is_some_and(|status| status.role == Role::Primary);
+        let old_disk = before.as_ref().map(|status| status.disk);
+        for (place, peer) in status.peers.iter().enumerate() {
+            let old = before.as_ref().map(|status| status.peers[place].replication);
+            if old == Some(Replication::SyncTarget) && peer.replication == Replication::Established {
+                self.counts.resyncs_completed += 1;
+            }
+            if old != Some(peer.replication) {
+                let other = peer_node(node, peer.index);
+                self.replication_changed(node, other, peer.replication);
+            }
+        }
+        if status.role == Role::Primary && !was_primary {
+            self.counts.promotions += 1;
+            self.note(|| format!("node {node} is primary"));
+            let forced = self.nodes[node].forced;
+            if forced {
+                self.note_force(node);
+            }
+            if (0..self.plan.nodes).any(|other| other != node && self.nodes[other].is_primary()) {
+                self.oracle.two_primaries();
+            }
+            if forced || status.disk == DiskState::UpToDate {
+                self.oracle.promoted(node, self.nodes[node].disk.data(), forced);
+                for other in (0..self.plan.nodes).filter(|other| *other != node) {
+                    if self.oracle.holds(other) {
+                        self.oracle.recount(other, self.nodes[other].disk.data());
+                    }
+                }
+            }
+        } else if old_disk != Some(status.disk)
+            && matches!(status.disk, DiskState::Consistent | DiskState::UpToDate)
+        {
+            let up_to_date = status.disk == DiskState::UpToDate;
+            self.oracle.claims(node, self.nodes[node].disk.data(), up_to_date);
+        }
+    }
+
+    /// Force was used: whoever this node is not connected with may be, or become, primary too.
+    fn note_force(&mut self, node: usize) {
+        let others = (0..self.plan.nodes).filter(|other| *other != node);
+        let apart = others.into_iter().any(|other| {
+            let connected = self.nodes[node].status.as_ref().is_some_and(|status| {
+                status.peers.iter().any(|peer| peer_node(node, peer.index) == other && peer.connected)
+            });
+            !connected || self.nodes[other].is_primary()
+        });
+        if apart {
+            self.oracle.fork_possible(node);
+        }
+    }
+
+    /// Two lines that may have parted meet again, or must have been found to be apart.
+    fn replication_changed(&mut self, node: usize, other: usize, replication: Replication) {
+        if !self.oracle.is_fork_possible() {
+            return;
+        }
+        let meets = match replication {
+            Replication::Established
+            | Replication::SyncSource
+            | Replication::SyncTarget
+            | Replication::Verify => true,
+            Replication::Off | Replication::SplitBrain => false,
+        };
+        if !meets {
+            return;
+        }
+        if self.oracle.is_split() && !self.caretaker.resolved {
+            let text = format!(
+                "node {node} and node {other} have both written since a forced promotion, and node {node} says \
+                 {replication:?}: the split brain was not found"
+            );
+            self.oracle.broken("O6", text);
+            return;
+        }
+        let survivor = match replication {
+            Replication::SyncTarget => other,
+            Replication::Established if self.nodes[other].is_primary() => other,
+            _ => node,
+        };
+        self.oracle.joined(survivor, self.nodes[survivor].term(), self.nodes[survivor].disk.data());
+        self.counts.forks += u64::from(self.caretaker.resolved);
+        self.caretaker.resolved = false;
+    }
+
+    /// Looks at the images of all holders (O7).
+    pub(super) fn check_holders(&mut self) {
+        for node in 0..self.plan.nodes {
+            self.oracle.held(node, self.nodes[node].disk.data());
+        }
+    }
+
+    /// Looks at a node's metadata on media (O10).
+    pub(super) fn check_metadata(&mut self, node: usize) {
+        let facts = E::inspect(self.nodes[node].disk.stable_meta());
+        if E::INSPECTS {
+            self.oracle.metadata(node, facts);
+        }
+    }
+
+    /// A resync has ended: it moved no more than what can have differed (O5). Called for both ends.
+    pub(super) fn resync_done(&mut self, node: usize, peer: usize, moved_bytes: u64) {
+        if moved_bytes > self.plan.size_bytes * 2 {
+            let text = format!(
+                "a resync between node {node} and node {peer} moved {moved_bytes} bytes of a device of {}",
+                self.plan.size_bytes
+            );
+            self.oracle.broken("O5", text);
+        }
+    }
+
+    /// How far the end of the run is.
+    pub(super) fn advance_phase(&mut self) {
+        match self.phase {
+            Phase::Faults => {
+                if self.now >= self.plan.heal_at {
+                    self.heal();
+                    self.phase = Phase::Healing;
+                    self.healing_since = self.now;
+                }
+            }
+            Phase::Healing => {
+                if self.now > self.healing_since + 10 * SECOND {
+                    self.clients.stop();
+                }
+                let statuses: Vec<_> = self.nodes.iter().map(|node| node.status.clone()).collect();
+                let unwell = convergence::unwell(&statuses, self.clients.waiting());
+                match unwell {
+                    None if self.now > self.healing_since + 11 * SECOND => self.leave(),
+                    None => {}
+                    // Beyond the budget the only duty is to refuse.
+                    Some(_) if self.plan.beyond_budget && self.now > self.healing_since + 120 * SECOND => {
+                        self.phase = Phase::Over;
+                    }
+                    Some(_) if self.plan.beyond_budget => {}
+                    Some(what) if self.now > self.healing_since + HEAL_BOUND => {
+                        let text = format!("{} s after the last fault: {what}", HEAL_BOUND / SECOND);
+                        self.oracle.broken("O5", text);
+                    }
+                    Some(_) => {}
+                }
+            }
+            Phase::Leaving => {
+                if (0..self.plan.nodes).all(|node| !self.nodes[node].is_primary())
+                    && self.nodes.iter().all(|node| node.commands.is_empty())
+                {
+                    self.last_look();
+                    self.phase = Phase::Over;
+                } else if self.now > self.healing_since + HEAL_BOUND + 60 * SECOND {
+                    self.oracle.broken("O9", "the primary cannot be made secondary".to_owned());
+                }
+            }
+            Phase::Over => {}
+        }
+    }
+
+    fn leave(&mut self) {
+        self.phase = Phase::Leaving;
+        self.healing_since = self.now;
+        for node in 0..self.plan.nodes {
+            if self.nodes[node].is_primary() {
+                self.command(node, OperatorCommand::Secondary { force: true });
+            }
+        }
+    }
+
+    /// Everything is well and the primary has left: images are equal, stable, and hold what was acknowledged.
+    fn last_look(&mut self) {
+        let first = self.nodes[0].disk.data();
+        for (node, this) in self.nodes.iter().enumerate() {
+            for (image, which) in [(this.disk.data(), "image"), (this.disk.stable_data(), "stable image")] {
+                if let Some(sector) = convergence::difference(first, image) {
+                    let text = format!(
+                        "the {which} of node {node} differs from the image of node 0 in sector {sector}"
+                    );
+                    self.oracle.broken("O5", text);
+                    return;
+                }
+            }
+        }
+        for node in 0..self.plan.nodes {
+            self.oracle.final_image(node, self.nodes[node].disk.data());
+            self.check_metadata(node);
+        }
+    }
+}
