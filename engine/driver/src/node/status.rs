@@ -1,0 +1,144 @@
+//! What a node is at one moment: everything that `evenkeel status` shows (design section 8).
+
+use evenkeel_core::{
+    ids::{GenerationId, Sequence},
+    volume::{DiskState, Replication, Role, config::Protocol, status::Suspended},
+};
+
+use super::problem::Problem;
+use crate::disk::Backend;
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Its name.
+    pub node: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// How disks are used.
+    pub backend: Backend,
+    /// All configured volumes, in the order of the configuration.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// A volume on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeStatus {
+    /// Its name.
+    pub name: String,
+    /// Bytes of the device.
+    pub size_bytes: u64,
+    /// Own role.
+    pub role: Role,
+    /// Own disk.
+    pub disk: DiskState,
+    /// The newest generation here.
+    pub generation: Option<GenerationId>,
+    /// The number of the highest term seen.
+    pub term: Option<u64>,
+    /// Whether this node may be promoted without force while peers are absent (design P2).
+    pub entitled: bool,
+    /// When a write is answered.
+    pub protocol: Protocol,
+    /// Why I/O is held, if it is.
+    pub suspended: Option<Suspended>,
+    /// The last write issued (primary) or applied in order (secondary), in this run.
+    pub sequence: Sequence,
+    /// What clients did in this run.
+    pub io: IoCounters,
+    /// The last resync that ended in this run, whichever its direction.
+    pub last_resync: Option<LastResync>,
+    /// NBD clients that are connected, in words.
+    pub clients: Vec<String>,
+    /// All configured peers, in the order of the configuration.
+    pub peers: Vec<PeerStatus>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// Counts what clients of a volume did since the daemon started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoCounters {
+    /// Reads answered.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// Writes answered.
+    pub writes: u64,
+    /// Bytes of them.
+    pub written_bytes: u64,
+    /// Discards and zeroings answered.
+    pub zeroes: u64,
+    /// Bytes of them.
+    pub zeroed_bytes: u64,
+    /// Flushes answered.
+    pub flushes: u64,
+    /// Requests answered with an error.
+    pub errors: u64,
+}
+
+/// A resync that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastResync {
+    /// With whom.
+    pub peer: String,
+    /// Why it was needed: the sentence of the verdict.
+    pub reason: String,
+    /// Bytes compared or copied.
+    pub compared_bytes: u64,
+    /// Bytes whose data crossed the link.
+    pub moved_bytes: u64,
+    /// When it ended, in seconds since 1970.
+    pub finished_unix_seconds: u64,
+}
+
+/// How the connection to a peer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// Up, and the peer has said hello.
+    Connected,
+    /// Not up; it is tried again and again.
+    Connecting,
+    /// Closed by the operator.
+    Disconnected,
+    /// Not possible: wrong identity, version, or unrelated data.
+    Refused,
+}
+
+/// A peer, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// How the connection stands.
+    pub connection: Connection,
+    /// Its role, if it is connected.
+    pub role: Option<Role>,
+    /// Its disk, if it is connected.
+    pub disk: Option<DiskState>,
+    /// What happens between the two.
+    pub replication: Replication,
+    /// Bytes that it is known to lack; `None` without metadata.
+    pub dirty_bytes: Option<u64>,
+    /// Bytes written here and not yet acknowledged by it.
+    pub lag_bytes: u64,
+    /// The resync under way, if there is one.
+    pub resync: Option<ResyncStatus>,
+    /// The last conclusion of a handshake with it, in words.
+    pub verdict: Option<String>,
+}
+
+/// A resync under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResyncStatus {
+    /// Bytes that are done.
+    pub done_bytes: u64,
+    /// Bytes to be done altogether.
+    pub total_bytes: u64,
+    /// Bytes whose data crossed the link.
+    pub moved_bytes: u64,
+    /// Bytes done per second, lately.
+    pub bytes_per_second: u64,
+    /// Seconds to its end at that rate, if it moves.
+    pub eta_seconds: Option<u64>,
+}
