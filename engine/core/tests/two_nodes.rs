@@ -43,6 +43,9 @@ fn a_write_is_on_both_nodes_when_it_is_answered() {
     }
     let read = pair.request(0, ClientOperation::Read(ByteSpan { offset: 8192, len: 512 }));
     assert_eq!(read, Ok(RequestOutcome::Data(vec![7; 512].into())));
+    let io = pair.status(0).io;
+    assert_eq!((io.writes, io.written_bytes, io.reads, io.read_bytes), (1, 4096, 1, 512));
+    assert_eq!((io.flushes, io.held), (1, 0));
 }
 
 #[test]
@@ -65,6 +68,11 @@ fn what_was_written_alone_is_copied_when_the_peer_is_back() {
     assert_eq!(pair.status(0).head, pair.status(1).head);
     assert_eq!(pair.data(0), pair.data(1));
     assert_eq!(pair.moved_bytes, 4096 + 65536, "by bitmap, not whole");
+    for node in 0..2 {
+        let last = pair.status(node).last_resync.expect("one ended");
+        assert_eq!((last.moved_bytes, last.compared_bytes), (69632, 69632), "node {node}");
+        assert_eq!(pair.status(node).peers[0].resync, None, "node {node}");
+    }
 }
 
 #[test]

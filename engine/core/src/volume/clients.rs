@@ -124,6 +124,15 @@ impl Volume {
         None
     }
 
+    /// Requests that wait for more than their turn.
+    pub(crate) fn held(&self) -> u64 {
+        if !self.withholds_answers() && !self.is_retaking_role() {
+            return 0;
+        }
+        let unanswered = self.requests.iter().filter(|(_, request)| !request.answered).count();
+        (self.waiting.len() + unanswered + self.flushes.waiting()) as u64
+    }
+
     pub(crate) fn reply(
         &mut self,
         client: ClientId,
@@ -397,6 +406,10 @@ impl Volume {
             return;
         }
         let result = if request.failed { Err(error) } else { Ok(RequestOutcome::Done) };
+        if result.is_ok() {
+            self.io.writes += 1;
+            self.io.written_bytes += request.bytes;
+        }
         self.reply(request.client, request.id, result);
     }
 

@@ -40,6 +40,11 @@ struct FlushWaiting {
 }
 
 impl Flushes {
+    /// Flushes that clients wait for.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether no client waits for a flush and the own disk is at rest.
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && !self.own_under_way
@@ -85,6 +90,7 @@ impl Volume {
                 break;
             }
             let first = self.flushes.waiting.pop_front().expect("there is a front");
+            self.io.flushes += 1;
             self.reply(first.client, first.id, Ok(RequestOutcome::Done));
         }
     }

@@ -23,6 +23,7 @@ use super::{
     io::{Action, Channel, DiskError, LinkId, Notice, ZeroMode},
     operation::{Content, Kind, Purpose},
     peer::Session,
+    progress::Progress,
     pull::Pulling,
     range_lock::Access,
     span::ByteSpan,
@@ -54,6 +55,8 @@ pub(crate) struct Following {
     barrier: Sequence,
     /// Comparisons that the leader asked for.
     pub(crate) questions: Vec<Question>,
+    /// How far the resync is, if blocks are copied.
+    pub(crate) progress: Option<Progress>,
 }
 
 /// See the module's head.
@@ -82,7 +85,7 @@ struct Parked {
 }
 
 impl Following {
-    pub(crate) fn new(phase: Phase) -> Self {
+    pub(crate) fn new(phase: Phase, progress: Option<Progress>) -> Self {
         Self {
             phase,
             received: None,
@@ -94,6 +97,7 @@ impl Following {
             parked: VecDeque::new(),
             barrier: Sequence::ZERO,
             questions: Vec::new(),
+            progress,
         }
     }
 
@@ -148,10 +152,10 @@ impl Volume {
         self.following_mut(peer).ok()
     }
 
-    pub(crate) fn begin_following(&mut self, peer: PeerIndex, phase: Phase) {
+    pub(crate) fn begin_following(&mut self, peer: PeerIndex, phase: Phase, progress: Option<Progress>) {
         let link = self.peer(peer).link.expect("a session has a link");
         self.store_mut().begin_session_of_leader(peer, link);
-        self.peer_mut(peer).session = Session::Following(Box::new(Following::new(phase)));
+        self.peer_mut(peer).session = Session::Following(Box::new(Following::new(phase, progress)));
         let replication = self.peer(peer).replication();
         self.notice(Notice::Peer(peer, replication));
     }
@@ -358,6 +362,8 @@ impl Volume {
     pub(crate) fn on_head_taken(&mut self, peer: PeerIndex, link: LinkId) {
         if let Some(following) = self.following_on(peer, link) {
             following.phase = Phase::InSync;
+            let progress = following.progress.take();
+            self.note_resync_done(peer, progress);
             self.send(peer, Channel::Control, Frame::Finished);
             self.store_mut().set_outdated_confirmed(peer, false);
             self.notice(Notice::Peer(peer, super::Replication::Established));

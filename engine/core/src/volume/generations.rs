@@ -92,7 +92,7 @@ impl Volume {
         if self.peer(peer).receives() {
             // The peer was promoted: from now on it leads.
             self.end_leading(peer);
-            self.begin_following(peer, super::follow::Phase::InSync);
+            self.begin_following(peer, super::follow::Phase::InSync, None);
         }
         self.cancel_promotion("the peer became primary");
         let link = self.peer(peer).link.expect("a frame came on it");
@@ -110,7 +110,7 @@ impl Volume {
         self.store_mut().close_window(peer);
         if matches!(self.session(peer), Session::Following(_)) {
             // Our own promotion: now we lead. What came on the old stream was applied before we asked.
-            self.begin_leading(peer, LeadPhase::InSync);
+            self.begin_leading(peer, LeadPhase::InSync, None);
         }
         self.resume_answers();
         Ok(())

@@ -438,14 +438,18 @@ impl Volume {
         let copy = starting.copy;
         let unknown =
             matches!(starting.verdict, Verdict::Resync { extent: Extent::Full(FullBecause::Unknown), .. });
-        self.begin_following(peer, follow::Phase::Pulling(Pulling::new(copy, !unknown)));
+        let progress = starting.progress(self.store().dirty_bytes(peer), self.now);
+        let pulling = Pulling::new(copy, !unknown);
+        self.begin_following(peer, follow::Phase::Pulling(pulling), progress);
         self.send(peer, Channel::Control, Frame::Ready);
     }
 
     /// The follower is ready: from now on it gets every write, and pulls what differs.
     pub(crate) fn on_ready(&mut self, peer: PeerIndex) -> Result<(), Broken> {
-        match &self.peer(peer).session {
-            Session::Starting(starting) if starting.leader && starting.begun => {}
+        let progress = match &self.peer(peer).session {
+            Session::Starting(starting) if starting.leader && starting.begun => {
+                starting.progress(self.store().dirty_bytes(peer), self.now)
+            }
             Session::Down
             | Session::Greeting
             | Session::Comparing(_)
@@ -453,9 +457,9 @@ impl Volume {
             | Session::Leading(_)
             | Session::Following(_)
             | Session::Apart(_) => return Err(Broken("ready for nothing")),
-        }
+        };
         self.peer_mut(peer).resolve = None;
-        self.begin_leading(peer, lead::Phase::Supplying);
+        self.begin_leading(peer, lead::Phase::Supplying, progress);
         self.send_runs(peer);
         Ok(())
     }

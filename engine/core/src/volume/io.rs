@@ -287,7 +287,7 @@ pub enum Notice {
     Peer(PeerIndex, super::Replication),
     /// The handshake with a peer came to this conclusion, in words.
     Verdict(PeerIndex, String),
-    /// A resync ended.
+    /// A resync from here ended; one that found nothing to copy is none.
     ResyncDone {
         /// With whom.
         peer: PeerIndex,

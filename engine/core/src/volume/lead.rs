@@ -14,6 +14,7 @@ use super::{
     io::{Channel, Notice},
     operation::Content,
     peer::{Peer, Session},
+    progress::Progress,
     span::ByteSpan,
     volume::{Broken, Volume},
     wire::Frame,
@@ -29,9 +30,8 @@ pub(crate) struct Leading {
     flush_asked: Sequence,
     /// The head that the peer was told to take when it was counted.
     pub(crate) counted_head: Option<GenerationId>,
-    /// What the resync has cost so far.
-    pub(crate) compared_bytes: u64,
-    pub(crate) moved_bytes: u64,
+    /// How far the resync is, if blocks are copied.
+    pub(crate) progress: Option<Progress>,
 }
 
 /// See the module's head.
@@ -48,8 +48,8 @@ pub(crate) enum Phase {
 }
 
 impl Leading {
-    pub(crate) fn new(phase: Phase, from: Sequence) -> Self {
-        Self { phase, flush_asked: from, counted_head: None, compared_bytes: 0, moved_bytes: 0 }
+    pub(crate) fn new(phase: Phase, from: Sequence, progress: Option<Progress>) -> Self {
+        Self { phase, flush_asked: from, counted_head: None, progress }
     }
 
     /// Whether answers wait for the peer.
@@ -83,12 +83,12 @@ impl Peer {
 
 impl Volume {
     /// From now on the peer gets our writes: it joins the log at once, so that no write falls between.
-    pub(crate) fn begin_leading(&mut self, peer: PeerIndex, phase: Phase) {
+    pub(crate) fn begin_leading(&mut self, peer: PeerIndex, phase: Phase, progress: Option<Progress>) {
         let from = self.log.issued();
         let link = self.peer(peer).link.expect("a session has a link");
         self.log.join(Place::Peer(peer));
         self.store_mut().begin_session(peer, link);
-        self.peer_mut(peer).session = Session::Leading(Box::new(Leading::new(phase, from)));
+        self.peer_mut(peer).session = Session::Leading(Box::new(Leading::new(phase, from, progress)));
         self.send(peer, Channel::Data, Frame::Start(from));
         let replication = self.peer(peer).replication();
         self.notice(Notice::Peer(peer, replication));

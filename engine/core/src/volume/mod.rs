@@ -23,6 +23,7 @@ mod operation;
 mod operations;
 pub mod operator;
 mod peer;
+mod progress;
 mod promotion;
 mod pull;
 mod range_lock;

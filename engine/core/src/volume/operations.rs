@@ -85,7 +85,11 @@ impl Volume {
                 // A read that was overtaken by the loss of the role says nothing about the newest data.
                 let result = match result {
                     Ok(_) if self.role != super::Role::Primary => Err(RequestError::Shutdown),
-                    Ok(data) => Ok(RequestOutcome::Data(data)),
+                    Ok(data) => {
+                        self.io.reads += 1;
+                        self.io.read_bytes += data.len() as u64;
+                        Ok(RequestOutcome::Data(data))
+                    }
                     Err(_) => Err(RequestError::Io),
                 };
                 self.reply(client, id, result);

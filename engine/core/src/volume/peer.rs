@@ -12,9 +12,15 @@
 //! else the lower node id. The leader's writes go to the follower. A promotion on a link in sync turns the two
 //! round without a new handshake (see `generations`).
 
-use super::{DiskState, Replication, Role, follow::Following, io::LinkId, lead::Leading, operator::Discard};
+use super::{
+    DiskState, Replication, Role, follow::Following, io::LinkId, lead::Leading, operator::Discard,
+    progress::Progress,
+};
 use crate::{
-    generation::{verdict::Verdict, view::NodeView},
+    generation::{
+        verdict::{Extent, Verdict},
+        view::NodeView,
+    },
     ids::{ClusterId, GenerationId, NodeId, PeerIndex, Timestamp, VolumeId},
 };
 
@@ -97,6 +103,23 @@ pub(crate) struct Starting {
     pub(crate) begun: bool,
 }
 
+impl Starting {
+    /// The measure of the resync that is to begin, if blocks are to be copied; `dirty_bytes` by the own bitmap.
+    pub(crate) fn progress(&self, dirty_bytes: u64, now: Timestamp) -> Option<Progress> {
+        let total_bytes = match self.verdict {
+            Verdict::Resync { extent: Extent::Full(_), .. } => self.comparing.own_view.size_bytes,
+            Verdict::Resync { extent: Extent::Bitmap, .. }
+            | Verdict::NoSync
+            | Verdict::FreshPair { .. }
+            | Verdict::NoCopy(_)
+            | Verdict::SplitBrain { .. }
+            | Verdict::Unrelated { .. }
+            | Verdict::Refused(_) => dirty_bytes,
+        };
+        self.copy.then(|| Progress::new(self.verdict, total_bytes, now))
+    }
+}
+
 impl Peer {
     pub(crate) fn new(index: PeerIndex) -> Self {
         Self {
@@ -134,6 +157,19 @@ impl Peer {
     /// Whether the histories have parted.
     pub(crate) fn is_split(&self) -> bool {
         self.replication() == Replication::SplitBrain
+    }
+
+    /// The resync on the link, if blocks are being copied.
+    pub(crate) fn progress_of_resync(&self) -> Option<&Progress> {
+        match &self.session {
+            Session::Leading(leading) => leading.progress.as_ref(),
+            Session::Following(following) => following.progress.as_ref(),
+            Session::Down
+            | Session::Greeting
+            | Session::Comparing(_)
+            | Session::Starting(_)
+            | Session::Apart(_) => None,
+        }
     }
 
     pub(crate) fn replication(&self) -> Replication {

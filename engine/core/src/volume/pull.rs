@@ -137,6 +137,10 @@ impl Volume {
             return Err(Broken("bits for a resync that is not under way"));
         };
         pulling.runs_done = true;
+        let total_bytes = self.store().dirty_bytes(peer);
+        if let Some(progress) = &mut self.following_mut(peer)?.progress {
+            progress.set_total(total_bytes);
+        }
         self.advance_pulling(peer);
         Ok(())
     }
@@ -251,7 +255,15 @@ impl Volume {
             }
             offset += len;
         }
+        let moved = blocks.iter().map(|block| match block {
+            BlockContent::Data(data) => data.len() as u64,
+            BlockContent::Same | BlockContent::Zero => 0,
+        });
+        let (compared, moved) = (pull.span.len, moved.sum());
         pull.step = Step::Parked { read_at, blocks };
+        if let Some(progress) = &mut self.following_mut(peer)?.progress {
+            progress.compared(compared, moved);
+        }
         self.advance_pulling(peer);
         Ok(())
     }
@@ -392,6 +404,12 @@ impl Volume {
             let proof = StableProof::from_acknowledgement(peer, session, span.offset..span.end(), read_at);
             let cleared = self.store_mut().clear_dirty(peer, &proof);
             assert!(cleared, "the own store of this session is a proof");
+        }
+        let now = self.now;
+        if let Ok(following) = self.following_mut(peer)
+            && let Some(progress) = &mut following.progress
+        {
+            progress.settled(spans.iter().map(|(span, _)| span.len).sum(), now);
         }
         for spans in spans.chunks(limits::SETTLED_MAX) {
             self.send(peer, Channel::Resync, Frame::Settled(spans.to_vec()));

@@ -1,7 +1,10 @@
 //! A snapshot of a volume, for the operator and for the simulator's oracle.
 
 use super::{DiskState, Replication, Role};
-use crate::ids::{Generation, NodeId, PeerIndex, Sequence, Term};
+use crate::{
+    generation::verdict::Verdict,
+    ids::{Generation, NodeId, PeerIndex, Sequence, Term, Timestamp},
+};
 
 /// What a volume is at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,12 @@ pub struct Status {
     pub suspended: Option<Suspended>,
     /// The last write issued (primary) or applied in order (secondary).
     pub sequence: Sequence,
+    /// What clients have done in this run.
+    pub io: IoCounters,
+    /// The operator holds resyncs still.
+    pub resync_paused: bool,
+    /// The last resync that ended in this run, as source or as target.
+    pub last_resync: Option<LastResync>,
     /// One entry per configured peer.
     pub peers: Vec<PeerStatus>,
 }
@@ -37,6 +46,55 @@ pub enum Suspended {
     Deposed,
     /// The own disk failed and no peer serves.
     NoData,
+}
+
+/// Requests of clients that ended well in this run, and those that are held now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoCounters {
+    /// Reads.
+    pub reads: u64,
+    /// Writes and zeroings.
+    pub writes: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written; a zeroing counts as one sector.
+    pub written_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Requests that are held now: the volume is suspended, or about to take up its role again.
+    pub held: u64,
+}
+
+/// A resync under way (R5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResyncProgress {
+    /// Which rules decided it; [`Verdict::explain`] says it in words.
+    pub why: Verdict,
+    /// Bytes that are stable on the target.
+    pub done_bytes: u64,
+    /// Bytes that were to be compared; the source learns of the target's part of them only as they are asked for.
+    pub total_bytes: u64,
+    /// Bytes whose data had to cross the link.
+    pub moved_bytes: u64,
+    /// Bytes per second that became stable on the target in the last seconds.
+    pub rate: u64,
+    /// Seconds until the end at this rate; `None` while it stands still.
+    pub eta_seconds: Option<u64>,
+}
+
+/// A resync that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastResync {
+    /// With whom.
+    pub peer: PeerIndex,
+    /// Which rules decided it; [`Verdict::explain`] says it in words.
+    pub why: Verdict,
+    /// Bytes compared or copied.
+    pub compared_bytes: u64,
+    /// Bytes whose data had to cross the link.
+    pub moved_bytes: u64,
+    /// When it ended.
+    pub finished: Timestamp,
 }
 
 /// What is known of one peer.
@@ -56,4 +114,6 @@ pub struct PeerStatus {
     pub dirty_bytes: u64,
     /// Bytes written here and not yet acknowledged by it.
     pub lag_bytes: u64,
+    /// The resync with it, if one is under way.
+    pub resync: Option<ResyncProgress>,
 }

@@ -12,6 +12,7 @@ use super::{
     io::{Area, Channel, DiskError, LinkId, Notice},
     lead::Phase,
     operation::Kind,
+    progress::Progress,
     range_lock::Access,
     span::ByteSpan,
     store::Then,
@@ -117,8 +118,9 @@ impl Volume {
             });
         }
         let Ok(leading) = self.leading_mut(peer) else { return };
-        leading.compared_bytes += span.len;
-        leading.moved_bytes += moved;
+        if let Some(progress) = &mut leading.progress {
+            progress.compared(span.len, moved);
+        }
         self.send(peer, Channel::Resync, Frame::Part { id, read_at, blocks });
     }
 
@@ -142,6 +144,10 @@ impl Volume {
             if !self.store_mut().clear_dirty(peer, &proof) {
                 return Err(Broken("settled outside a session"));
             }
+        }
+        let now = self.now;
+        if let Some(progress) = &mut self.leading_mut(peer)?.progress {
+            progress.settled(spans.iter().map(|(span, _)| span.len).sum(), now);
         }
         Ok(())
     }
@@ -186,6 +192,16 @@ impl Volume {
         self.send(peer, Channel::Control, Frame::Counted { after, head, ancestors });
     }
 
+    /// A resync with this peer has ended; one that had nothing to copy is none.
+    pub(crate) fn note_resync_done(&mut self, peer: PeerIndex, progress: Option<Progress>) {
+        let Some(last) = progress.map(|progress| progress.finish(peer, self.now)) else { return };
+        self.last_resync = Some(last);
+        if self.peer(peer).receives() {
+            let (compared_bytes, moved_bytes) = (last.compared_bytes, last.moved_bytes);
+            self.notice(Notice::ResyncDone { peer, compared_bytes, moved_bytes });
+        }
+    }
+
     /// The target has taken the head, durably (R6, last step: close its window).
     pub(crate) fn on_finished(&mut self, peer: PeerIndex) -> Result<(), Broken> {
         let head = self.store().head();
@@ -195,8 +211,8 @@ impl Volume {
         }
         leading.phase = Phase::InSync;
         let current = leading.counted_head == head.map(|head| head.id);
-        let (compared_bytes, moved_bytes) = (leading.compared_bytes, leading.moved_bytes);
-        self.notice(Notice::ResyncDone { peer, compared_bytes, moved_bytes });
+        let progress = leading.progress.take();
+        self.note_resync_done(peer, progress);
         self.notice(Notice::Peer(peer, super::Replication::Established));
         self.store_mut().set_outdated_confirmed(peer, false);
         if current {

@@ -21,7 +21,7 @@ use super::{
     range_lock::RangeLock,
     slab::{Key, Slab},
     span::ByteSpan,
-    status::{PeerStatus, Status, Suspended},
+    status::{IoCounters, LastResync, PeerStatus, Status, Suspended},
     store::{Store, Then},
     verify::Verify,
     wire::Frame,
@@ -63,6 +63,9 @@ pub struct Volume {
     pub(crate) demotion: Option<Demotion>,
     pub(crate) resumption: Option<Resumption>,
     pub(crate) resync_paused: bool,
+    pub(crate) last_resync: Option<LastResync>,
+    /// What clients have done; `held` is counted when it is asked for.
+    pub(crate) io: IoCounters,
     pub(crate) verify: Option<Verify>,
     /// The peer that takes over because the own disk failed.
     pub(crate) heir: Option<PeerIndex>,
@@ -414,6 +417,7 @@ impl Volume {
             disk: peer.told.map(|told| told.disk),
             dirty_bytes: store.map_or(0, |store| store.dirty_bytes(peer.index)),
             lag_bytes: self.log.lag_bytes(Place::Peer(peer.index)),
+            resync: peer.progress_of_resync().map(|progress| progress.at(self.now)),
         });
         Status {
             node: store.map(Store::node),
@@ -424,6 +428,9 @@ impl Volume {
             entitled: store.is_some_and(Store::is_entitled),
             suspended: self.suspended,
             sequence: self.log.issued(),
+            io: IoCounters { held: self.held(), ..self.io },
+            resync_paused: self.resync_paused,
+            last_resync: self.last_resync,
             peers: peers.collect(),
         }
     }

@@ -27,7 +27,7 @@ use evenkeel_core::{
         },
         operator::{Discard, OperatorAnswer, OperatorCommand},
         span::ByteSpan,
-        status::{PeerStatus, Status, Suspended},
+        status::{IoCounters, PeerStatus, Status, Suspended},
         wire::Frame,
     },
 };
@@ -548,6 +548,7 @@ impl Engine for Toy {
             disk: (self.session == Session::InSync).then_some(DiskState::UpToDate),
             dirty_bytes: if self.session == Session::Source { self.size_bytes } else { 0 },
             lag_bytes: 0,
+            resync: None,
         };
         let alone = self.commits.iter().any(|(_, after)| *after == After::WentAlone);
         Status {
@@ -559,6 +560,9 @@ impl Engine for Toy {
             entitled: self.record.active,
             suspended: alone.then_some(Suspended::NewGeneration),
             sequence: Sequence(self.sequence),
+            io: IoCounters::default(),
+            resync_paused: false,
+            last_resync: None,
             peers: vec![peer],
         }
     }
