@@ -19,6 +19,8 @@ pub(crate) enum Concern {
     Operator = 5,
     /// Identities: nodes, boots, instances.
     Identity = 6,
+    /// Where bytes on a link are cut, and which are damaged.
+    Wire = 7,
 }
 
 /// Mixes a word so that every bit of the input moves every bit of the output (the finalizer of SplitMix64).

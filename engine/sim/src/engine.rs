@@ -56,6 +56,9 @@ pub trait Engine: Sized {
     /// Whether [`Engine::inspect`] can read this engine's metadata.
     const INSPECTS: bool;
 
+    /// Whether its frames are such that the codec takes them.
+    const ENCODES: bool;
+
     /// Length of the metadata file in bytes for a device of this size and so many peers.
     fn meta_len(size_bytes: u64, peers: usize, settings: &Self::Settings) -> u64;
 

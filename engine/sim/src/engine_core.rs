@@ -27,6 +27,7 @@ impl Engine for Volume {
     type Settings = ();
 
     const INSPECTS: bool = true;
+    const ENCODES: bool = true;
 
     fn meta_len(size_bytes: u64, peers: usize, (): &()) -> u64 {
         let peers = PeerIndex::all().take(peers);

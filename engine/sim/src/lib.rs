@@ -23,6 +23,7 @@ pub mod report;
 pub mod run;
 pub mod shrink;
 pub mod toy;
+mod wire;
 mod world;
 
 pub use coverage::Coverage;

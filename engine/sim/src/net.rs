@@ -9,9 +9,12 @@
 use std::collections::VecDeque;
 
 use evenkeel_core::volume::{
+    codec::SessionNumber,
     io::{Channel, LinkId},
     wire::Frame,
 };
+
+use crate::wire::ByteChannel;
 
 /// The channels, by number.
 pub(crate) const CHANNELS: [Channel; 3] = [Channel::Control, Channel::Data, Channel::Resync];
@@ -24,6 +27,12 @@ impl LinkIndex {
     /// The name under which both ends know it.
     pub(crate) fn id(self) -> LinkId {
         LinkId(self.0 as u64 + 1)
+    }
+
+    /// The number of its session, in the headers of its frames.
+    pub(crate) fn session(self) -> SessionNumber {
+        let number = u32::try_from(self.0 + 1).expect("few links");
+        SessionNumber::new(number).expect("counted from one")
     }
 
     /// The connection with this name.
@@ -52,18 +61,28 @@ pub(crate) enum End {
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
     queue: VecDeque<(u64, Frame)>,
+    /// The same frames as bytes, in the runs whose frames travel as bytes.
+    pub(crate) bytes: Option<ByteChannel>,
     /// A delivery is on the world's agenda.
     pub(crate) scheduled: bool,
     /// Nothing arrives before this time.
     pub(crate) clogged_until: u64,
     /// Nothing arrives any more.
     pub(crate) stuck: bool,
+    /// Nothing that is sent from now on will arrive: the connection is broken, and a stream has no holes.
+    broken: bool,
     last: u64,
 }
 
 impl Stream {
     /// Takes a frame that would arrive at `arrival`, behind what was sent before; says when it arrives.
     pub(crate) fn push(&mut self, arrival: u64, frame: Frame) -> u64 {
+        if self.broken {
+            return self.last;
+        }
+        if let Some(bytes) = &mut self.bytes {
+            bytes.push(&frame);
+        }
         self.last = self.last.max(arrival);
         self.queue.push_back((self.last, frame));
         self.last
@@ -84,9 +103,13 @@ impl Stream {
         self.queue.len()
     }
 
-    /// Only the first `keep` of the frames on their way will arrive.
+    /// Only the first `keep` of the frames on their way will arrive, and none that is sent later.
     pub(crate) fn cut(&mut self, keep: usize) {
+        self.broken = true;
         self.queue.truncate(keep);
+        if let Some(bytes) = &mut self.bytes {
+            bytes.cut(keep);
+        }
     }
 }
 
@@ -148,10 +171,17 @@ impl Net {
         }
     }
 
-    /// A new connection between two nodes, not yet known to either.
-    pub(crate) fn connect(&mut self, first: usize, second: usize) -> LinkIndex {
-        self.links.push(Link { nodes: [first, second], ends: [End::Coming; 2], streams: Default::default() });
-        LinkIndex(self.links.len() - 1)
+    /// A new connection between two nodes, not yet known to either; `as_bytes`: its frames travel as bytes.
+    pub(crate) fn connect(&mut self, first: usize, second: usize, as_bytes: bool) -> LinkIndex {
+        let index = LinkIndex(self.links.len());
+        let mut streams: [[Stream; 3]; 2] = Default::default();
+        if as_bytes {
+            for stream in streams.iter_mut().flatten() {
+                stream.bytes = Some(ByteChannel::new(index.session()));
+            }
+        }
+        self.links.push(Link { nodes: [first, second], ends: [End::Coming; 2], streams });
+        index
     }
 
     /// A connection.
@@ -200,6 +230,8 @@ mod tests {
         assert_eq!(stream.next_at(), Some(90));
         stream.cut(0);
         assert_eq!(stream.next_at(), None);
+        stream.push(95, Frame::Ready);
+        assert_eq!(stream.next_at(), None, "a stream has no holes");
     }
 
     #[test]
@@ -216,8 +248,8 @@ mod tests {
     #[test]
     fn each_end_has_its_own_newest_connection() {
         let mut net = Net::new(3);
-        let old = net.connect(0, 1);
-        let new = net.connect(1, 0);
+        let old = net.connect(0, 1, false);
+        let new = net.connect(1, 0, false);
         net.link(old).ends[0] = End::Gone;
         assert_eq!(net.newest(0, 1), Some(new));
         let end = net.link(new).end_of(1);

@@ -87,11 +87,16 @@ pub enum FaultKind {
     PauseResync,
     /// The operator compares the replicas, with or without repair.
     Verify,
+    /// A machine sleeps for long and then goes on where it was.
+    Sleep,
+    /// A machine starts without its disk mounted, the daemon makes new files under the old identity, and later the
+    /// disk is back.
+    BareMountPoint,
 }
 
 impl FaultKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 44] = [
         Self::ProcessCrash,
         Self::PowerLoss,
         Self::PowerLossEverywhere,
@@ -134,6 +139,8 @@ impl FaultKind {
         Self::Invalidate,
         Self::PauseResync,
         Self::Verify,
+        Self::Sleep,
+        Self::BareMountPoint,
     ];
 
     /// Its place in [`FaultKind::ALL`].
@@ -162,6 +169,7 @@ impl FaultKind {
             | Self::SnapshotData
             | Self::SnapshotMeta
             | Self::BlankDisk
+            | Self::BareMountPoint
             | Self::Invalidate => true,
             Self::ProcessCrash
             | Self::PowerLoss
@@ -187,6 +195,7 @@ impl FaultKind {
             | Self::ForceBlindly
             | Self::Disconnect
             | Self::PauseResync
+            | Self::Sleep
             | Self::Verify => false,
         }
     }

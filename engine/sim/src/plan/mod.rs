@@ -104,6 +104,8 @@ pub struct Plan {
     pub net_latency: u64,
     /// Largest error of a node's clock, in parts per million.
     pub skew_ppm: u64,
+    /// Whether frames cross the links as bytes, through the codec; in the other seeds they travel as values.
+    pub frames_as_bytes: bool,
     /// What happens when.
     pub faults: Vec<Planned>,
 }
@@ -123,7 +125,7 @@ impl Plan {
         .min(allowed.protocols.len() - 1)];
         let heal_at = swarm.between(40, 120) * SECOND;
         let connections = usize::try_from(swarm.between(1, 4)).expect("small");
-        let requests = u32::try_from(swarm.between(3_000, 5_500)).expect("small");
+        let requests = u32::try_from(swarm.between(3_600, 6_600)).expect("small");
         let load = Load {
             connections,
             depth: usize::try_from(swarm.skewed(1, 16)).expect("small"),
@@ -152,6 +154,7 @@ impl Plan {
             disk_latency: swarm.skewed(20_000, 2 * MILLISECOND),
             net_latency: swarm.skewed(20_000, 5 * MILLISECOND),
             skew_ppm: swarm.below(1_000),
+            frames_as_bytes: swarm.chance(1, 8),
             faults: Vec::new(),
         };
         plan.faults = schedule(&plan, allowed);
@@ -166,7 +169,7 @@ fn rate(kind: FaultKind, draws: &mut Stream) -> u64 {
         FaultKind::PowerLoss => draws.between(1, 6),
         FaultKind::Handover => draws.between(1, 5),
         FaultKind::LinkCut | FaultKind::ClientDisconnect => draws.between(1, 6),
-        FaultKind::ForceBlindly => 1,
+        FaultKind::ForceBlindly | FaultKind::Sleep | FaultKind::BareMountPoint => 1,
         FaultKind::Replay | FaultKind::LinkReplaced | FaultKind::DropFrame | FaultKind::CorruptFrame => {
             draws.between(1, 4)
         }
@@ -215,6 +218,7 @@ fn share(kind: FaultKind) -> u64 {
         FaultKind::PowerLossEverywhere | FaultKind::SnapshotBoth | FaultKind::SnapshotMeta => 15,
         FaultKind::BlankDisk | FaultKind::Truncated | FaultKind::NotMounted => 15,
         FaultKind::MetaBitFlip | FaultKind::CommitError | FaultKind::MetaNoSpace => 10,
+        FaultKind::Sleep | FaultKind::BareMountPoint => 10,
         FaultKind::DataReadError | FaultKind::MetaReadError | FaultKind::WriteError => 15,
         FaultKind::FlushError | FaultKind::DataNoSpace => 15,
         FaultKind::Pause
@@ -248,6 +252,7 @@ fn duration(kind: FaultKind, draws: &mut Stream) -> u64 {
     match kind {
         FaultKind::DiskStall => draws.skewed(1, 60_000) * MILLISECOND,
         FaultKind::Pause => draws.skewed(1, 20_000) * MILLISECOND,
+        FaultKind::Sleep => draws.between(10_000, 200_000) * MILLISECOND,
         FaultKind::OneWayCut | FaultKind::Partition | FaultKind::Clog => {
             draws.skewed(10, 20_000) * MILLISECOND
         }

@@ -453,6 +453,7 @@ impl Engine for Toy {
     type Settings = Option<Bug>;
 
     const INSPECTS: bool = false;
+    const ENCODES: bool = false;
 
     fn meta_len(_: u64, _: usize, _: &Self::Settings) -> u64 {
         record::META_BYTES

@@ -1,15 +1,18 @@
 //! Births and deaths of connections, and frames on their way.
 
 use evenkeel_core::volume::{
+    codec::FrameError,
     io::{Channel, Event, LinkId},
     wire::Frame,
 };
 
 use super::{World, agenda::Due, node::peer_index};
 use crate::{
+    decision::Stream as Draws,
     engine::Engine,
     net::{CHANNELS, End, LinkIndex},
     plan::{MILLISECOND, SECOND},
+    wire::{Arrived, refusal},
 };
 
 /// Delivered frames that are kept for a replay.
@@ -44,7 +47,7 @@ impl<E: Engine> World<'_, E> {
     pub(super) fn connect(&mut self, from: usize, to: usize) {
         let pair = from.min(to) * self.plan.nodes + from.max(to);
         self.dial_at[pair] = self.now + self.net_draws.skewed(200, 3_000) * MILLISECOND;
-        let link = self.net.connect(from, to);
+        let link = self.net.connect(from, to, self.plan.frames_as_bytes && E::ENCODES);
         for end in 0..2 {
             let at = self.now + self.delay();
             self.agenda.put(at, Due::LinkUp { link, end });
@@ -129,8 +132,18 @@ impl<E: Engine> World<'_, E> {
             }
             Some(_) => {}
         }
-        let frame = stream.pop().expect("there is a next one");
+        let sent = stream.pop().expect("there is a next one");
+        let arrived = match &mut stream.bytes {
+            Some(bytes) => bytes.arrive(&sent, &mut self.wire_draws),
+            None => Arrived::Frame(sent),
+        };
         self.schedule(link, from, channel);
+        let frame = match arrived {
+            Arrived::Frame(frame) => frame,
+            Arrived::Nothing => return,
+            Arrived::Refused(error) => return self.refuse(link, from, &error),
+            Arrived::Wrong(text) => return self.oracle.broken("codec", text),
+        };
         let (sender, node) = (nodes[from], nodes[1 - from]);
         if self.keeps_delivered {
             if self.delivered.len() == KEPT_FRAMES {
@@ -140,6 +153,13 @@ impl<E: Engine> World<'_, E> {
         }
         let peer = peer_index(node, sender);
         self.feed(node, Event::Frame { peer, link: link.id(), channel: CHANNELS[channel], frame });
+    }
+
+    /// The parser of an end has refused what came: its driver gives the connection up.
+    fn refuse(&mut self, link: LinkIndex, from: usize, error: &FrameError) {
+        self.note(|| format!("refused: {error}"));
+        self.link_down(link, 1 - from);
+        self.break_other_end(link, 1 - from);
     }
 
     pub(super) fn send(&mut self, node: usize, peer: usize, link: LinkId, channel: Channel, frame: Frame) {
@@ -202,6 +222,16 @@ impl<E: Engine> World<'_, E> {
         }
     }
 
+    /// A bit of a frame is wrong when it arrives: as bytes the parser finds it, else the connection just breaks.
+    pub(super) fn corrupt(&mut self, node: usize, peer: usize, draws: &mut Draws) {
+        let Some(link) = self.net.newest(node, peer) else { return };
+        let end = self.net.link(link).end_of(node);
+        match &mut self.net.link(link).streams[end][draws.index(CHANNELS.len())].bytes {
+            Some(bytes) => bytes.damage(draws),
+            None => self.break_link(node, peer),
+        }
+    }
+
     /// Everything that a dead process had open is closed.
     pub(super) fn break_links_of(&mut self, node: usize) {
         for link in self.net.of_node(node) {
@@ -223,6 +253,16 @@ impl<E: Engine> World<'_, E> {
             .cloned()
             .collect();
         for (node, peer, link, channel, frame) in old {
+            if self.plan.frames_as_bytes && E::ENCODES {
+                // As bytes it does not get as far as the engine; a hello, which has no session, never comes twice.
+                let newest = newest[peer].map(|link| LinkIndex::of(link).session());
+                let own = LinkIndex::of(link).session();
+                let taken = newest.is_some_and(|newest| refusal(&frame, own, newest).is_none());
+                if taken && !matches!(frame, Frame::Hello(_)) {
+                    self.oracle.broken("codec", format!("a frame of an older session was taken: {frame:?}"));
+                }
+                continue;
+            }
             self.feed(node, Event::Frame { peer: peer_index(node, peer), link, channel, frame });
         }
     }

@@ -106,6 +106,7 @@ pub(crate) struct World<'p, E: Engine> {
     nodes: Vec<Node<E>>,
     net: Net,
     net_draws: Stream,
+    wire_draws: Stream,
     /// When each pair may try to connect again.
     dial_at: Vec<u64>,
     clients: Clients,
@@ -140,6 +141,7 @@ impl<'p, E: Engine> World<'p, E> {
             nodes,
             net: Net::new(plan.nodes),
             net_draws: Stream::new(plan.seed, Concern::Net),
+            wire_draws: Stream::new(plan.seed, Concern::Wire),
             dial_at: vec![0; plan.nodes * plan.nodes],
             clients: Clients::new(plan),
             caretaker: Caretaker::new(plan),

@@ -31,6 +31,8 @@ use crate::{
 pub(crate) struct Node<E> {
     pub(crate) engine: Option<E>,
     pub(crate) disk: Disk,
+    /// Its own disk, while another is in its place.
+    pub(crate) unmounted: Option<Disk>,
     /// Latencies and tears.
     pub(crate) draws: Stream,
     pub(crate) identity: Stream,
@@ -85,6 +87,7 @@ impl<E> Node<E> {
         let mut this = Self {
             engine: None,
             disk: Disk::new(plan.size_bytes, meta_len),
+            unmounted: None,
             draws: Stream::of_key(key ^ mix(Concern::Disk as u64)),
             identity,
             clock: Clock::new(0, 0, 0),

@@ -11,7 +11,7 @@ use evenkeel_core::volume::{
 use super::{Phase, World, agenda::Due, node::peer_index};
 use crate::{
     decision::Stream,
-    disk::DiskFault,
+    disk::{Disk, DiskFault},
     engine::Engine,
     plan::{FaultKind, MILLISECOND, Planned},
 };
@@ -50,7 +50,7 @@ impl<E: Engine> World<'_, E> {
                 }
                 true
             }
-            FaultKind::Pause => self.pause(node, lasts),
+            FaultKind::Pause | FaultKind::Sleep => self.pause(node, lasts),
             FaultKind::CleanRestart => self.while_running(node, |world| {
                 world.command(node, OperatorCommand::Shutdown);
             }),
@@ -86,7 +86,9 @@ impl<E: Engine> World<'_, E> {
             FaultKind::Replay => self.while_running(node, |world| {
                 world.replay(node, 1 + draws.index(10));
             }),
-            FaultKind::CorruptFrame => self.while_linked(node, peer, |world| world.break_link(node, peer)),
+            FaultKind::CorruptFrame => {
+                self.while_linked(node, peer, |world| world.corrupt(node, peer, &mut draws))
+            }
             FaultKind::DiskStall => {
                 self.nodes[node].disk.stalled_until = self.now + lasts;
                 true
@@ -126,6 +128,17 @@ impl<E: Engine> World<'_, E> {
                 let struck = self.crash(node, &mut draws);
                 self.nodes[node].truncated = true;
                 self.come_back_after(struck, node, lasts)
+            }
+            FaultKind::BareMountPoint => {
+                if self.nodes[node].unmounted.is_some() {
+                    return false;
+                }
+                self.lose_power(node, &mut draws);
+                self.swap_disk(node);
+                self.nodes[node].blank = true;
+                self.come_back(node, 1_000 * MILLISECOND);
+                self.agenda.put(self.now + 1_000 * MILLISECOND + lasts, ends);
+                true
             }
             FaultKind::ClientDisconnect => {
                 let connection = draws.index(self.clients.connections.len());
@@ -194,6 +207,10 @@ impl<E: Engine> World<'_, E> {
                 self.reopen(peer, node);
             }
             FaultKind::Flap | FaultKind::DropFrame => self.break_link(node, peer),
+            FaultKind::BareMountPoint => {
+                self.mount_again(node);
+                self.come_back(node, 1_000 * MILLISECOND);
+            }
             FaultKind::Disconnect if self.nodes[node].runs() => {
                 self.command(node, OperatorCommand::Connect(peer_index(node, peer)));
             }
@@ -202,6 +219,29 @@ impl<E: Engine> World<'_, E> {
             }
             _ => {}
         }
+    }
+
+    /// Puts the disk that a node has aside, and the one that is aside, or a new one, in its place.
+    fn swap_disk(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        let (data_len, meta_len) = (this.disk.data().len() as u64, this.disk.meta().len() as u64);
+        let other = this.unmounted.take().unwrap_or_else(|| Disk::new(data_len, meta_len));
+        let own = std::mem::replace(&mut this.disk, other);
+        this.unmounted = Some(own);
+        self.oracle.damaged(node);
+        self.oracle.forget_metadata(node);
+    }
+
+    /// The disk that was missing is mounted again; what was made in its place is out of sight.
+    fn mount_again(&mut self, node: usize) {
+        if self.nodes[node].unmounted.is_none() {
+            return;
+        }
+        self.crash(node, &mut Stream::of_key(self.now));
+        self.swap_disk(node);
+        let this = &mut self.nodes[node];
+        this.unmounted = None;
+        this.blank = false;
     }
 
     fn reopen(&mut self, from: usize, to: usize) {
@@ -365,6 +405,7 @@ impl<E: Engine> World<'_, E> {
         self.note(|| "### healing".to_owned());
         self.net.heal_all();
         for node in 0..self.plan.nodes {
+            self.mount_again(node);
             self.nodes[node].disk.disarm();
             self.nodes[node].unfit_until = 0;
             self.nodes[node].truncated = false;
