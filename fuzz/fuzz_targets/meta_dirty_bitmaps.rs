@@ -1,0 +1,5 @@
+//! See `evenkeel_core::meta::fuzzing::dirty_bitmaps`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| evenkeel_core::meta::fuzzing::dirty_bitmaps(data));
