@@ -154,6 +154,19 @@ impl Peer {
         self.replication() == Replication::Established
     }
 
+    /// The verdict that lets nothing move.
+    pub(crate) fn apart(&self) -> Option<Verdict> {
+        match &self.session {
+            Session::Apart(apart) => Some(apart.verdict),
+            Session::Down
+            | Session::Greeting
+            | Session::Comparing(_)
+            | Session::Starting(_)
+            | Session::Leading(_)
+            | Session::Following(_) => None,
+        }
+    }
+
     /// Whether the histories have parted.
     pub(crate) fn is_split(&self) -> bool {
         self.replication() == Replication::SplitBrain

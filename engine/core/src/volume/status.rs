@@ -21,6 +21,9 @@ pub struct Status {
     pub term: Option<Term>,
     /// Whether this node may be promoted without force while peers are absent (P2).
     pub entitled: bool,
+    /// Whether this node is about to take up again the role of primary that its process died in (P7): clients are
+    /// held.
+    pub resuming: bool,
     /// Why I/O is held, if it is.
     pub suspended: Option<Suspended>,
     /// The last write issued (primary) or applied in order (secondary).
@@ -104,6 +107,10 @@ pub struct PeerStatus {
     pub index: PeerIndex,
     /// Whether a link is up and its handshake begun.
     pub connected: bool,
+    /// False after `disconnect`: links are closed as they come.
+    pub allowed: bool,
+    /// The conclusion of the handshake, if it lets nothing move.
+    pub apart: Option<Verdict>,
     /// What happens on the link.
     pub replication: Replication,
     /// Its role, if it said so on this link.

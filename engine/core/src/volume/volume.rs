@@ -402,6 +402,15 @@ impl Volume {
         self.unpark_pieces();
     }
 
+    /// The superblock as it is on stable media, once the metadata are open: what a state directory may remember.
+    #[must_use]
+    pub fn stable_superblock(&self) -> Option<&crate::meta::superblock::Superblock> {
+        match self.stage {
+            Stage::Running => self.store.as_ref().map(Store::stable_superblock),
+            Stage::Opening(_) | Stage::Closed => None,
+        }
+    }
+
     /// The state of the volume at this moment.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -409,6 +418,8 @@ impl Volume {
         let peers = self.peers.iter().map(|peer| PeerStatus {
             index: peer.index,
             connected: !matches!(peer.session, Session::Down | Session::Greeting),
+            allowed: peer.allowed,
+            apart: peer.apart(),
             replication: match &self.verify {
                 Some(verify) if verify.peer() == peer.index => Replication::Verify,
                 Some(_) | None => peer.replication(),
@@ -426,6 +437,7 @@ impl Volume {
             head: store.and_then(Store::head),
             term: store.and_then(Store::term),
             entitled: store.is_some_and(Store::is_entitled),
+            resuming: self.is_retaking_role(),
             suspended: self.suspended,
             sequence: self.log.issued(),
             io: IoCounters { held: self.held(), ..self.io },

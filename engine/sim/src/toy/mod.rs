@@ -544,6 +544,8 @@ impl Engine for Toy {
         let peer = PeerStatus {
             index: PEER,
             connected,
+            allowed: true,
+            apart: None,
             replication: self.replication(),
             role: None,
             disk: (self.session == Session::InSync).then_some(DiskState::UpToDate),
@@ -559,6 +561,7 @@ impl Engine for Toy {
             head: Some(self.record.head()),
             term: Some(Term { number: self.record.term, node }),
             entitled: self.record.active,
+            resuming: false,
             suspended: alone.then_some(Suspended::NewGeneration),
             sequence: Sequence(self.sequence),
             io: IoCounters::default(),

@@ -139,6 +139,10 @@ impl Store {
         &self.wanted
     }
 
+    pub(crate) fn stable_superblock(&self) -> &Superblock {
+        self.pair.current()
+    }
+
     pub(crate) fn node(&self) -> NodeId {
         self.wanted.node
     }
