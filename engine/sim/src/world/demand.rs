@@ -26,9 +26,7 @@ impl<E: Engine> World<'_, E> {
                 let this = &mut self.clients.connections[connection];
                 this.node = Some(node);
                 this.id = id;
-                for place in 0..this.waiting.len() {
-                    self.resend(connection, place);
-                }
+                self.resend_all(connection);
                 self.visit(connection);
             }
         }
@@ -43,10 +41,20 @@ impl<E: Engine> World<'_, E> {
         }
     }
 
+    /// Sends again, in order, what has not been sent on this connection. An answer can come at once and move the
+    /// requests behind it forward, or take the node away.
+    fn resend_all(&mut self, connection: usize) {
+        loop {
+            let this = &self.clients.connections[connection];
+            let unsent = this.waiting.iter().position(|request| request.sent.is_none());
+            let Some(place) = unsent.filter(|_| this.node.is_some()) else { return };
+            self.resend(connection, place);
+        }
+    }
+
     fn resend(&mut self, connection: usize, place: usize) {
         let id = self.clients.fresh_request();
-        // An answer to one that was sent again can move the ones behind it forward, or take the node away.
-        let Some(request) = self.clients.connections[connection].waiting.get_mut(place) else { return };
+        let request = &mut self.clients.connections[connection].waiting[place];
         request.id = id;
         request.sent = Some(self.now);
         match request.wish {
