@@ -84,7 +84,11 @@ impl Volume {
                 self.fail_requests();
             }
             (Role::Secondary, _) => {
-                if !self.is_applying() {
+                // What was issued as a primary that was deposed keeps its extents in the activity log until it is
+                // stable.
+                let issued = self.log.issued();
+                self.want_stable(issued);
+                if !self.is_applying() && self.log.stable_everywhere() >= issued {
                     let tag = self.tag(Purpose::ShutdownFlush);
                     self.out.push(Action::Flush { tag });
                     self.demotion.as_mut().expect("just looked at").stage = DemotionStage::Flushing;
@@ -119,6 +123,8 @@ impl Volume {
             self.role = Role::Secondary;
             self.suspended = None;
             self.confirming.clear();
+            // Pieces that were let through while the record was on its way must not wait for a role that is gone.
+            self.fail_unissued_pieces();
             self.release_withheld();
             self.out.push(Action::Notice(Notice::Role(Role::Secondary)));
             self.report_everywhere_again();

@@ -270,8 +270,12 @@ impl Volume {
         }
     }
 
+    /// The role is not to be had, or ends: those who asked for it and wait for the node to serve are told.
     pub(crate) fn cancel_promotion(&mut self, why: &'static str) {
         self.refuse_promotion(why);
+        for id in std::mem::take(&mut self.promotion_waiters) {
+            self.answer(id, Err(why));
+        }
     }
 
     /// The primary serves: those who asked for it are told (P4).

@@ -1,4 +1,6 @@
-//! The two nodes of `two_nodes.rs`: every action is carried out at once and in order.
+//! Two nodes joined by perfect links: every action is carried out at once and in order, unless a test holds it.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -44,12 +46,20 @@ pub(crate) struct Pair {
     next: u64,
     replies: BTreeMap<u64, Result<RequestOutcome, RequestError>>,
     answers: BTreeMap<u64, OperatorAnswer>,
+    on_peer_loss: OnPeerLoss,
+    /// Answers of these parts of a node's disk wait in `late`.
+    held: Vec<(usize, Area)>,
+    late: Vec<(usize, Area, Event)>,
     /// Bytes of data that resyncs have moved.
     pub(crate) moved_bytes: u64,
 }
 
 impl Pair {
     pub(crate) fn new() -> Self {
+        Self::with(OnPeerLoss::Continue)
+    }
+
+    pub(crate) fn with(on_peer_loss: OnPeerLoss) -> Self {
         let nodes = [1, 2].map(|id| {
             let mut meta = vec![0; META];
             let geometry = Geometry::new(SIZE as u64, 4096, 64 << 10, 16).expect("valid");
@@ -67,6 +77,9 @@ impl Pair {
             next: 1,
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
+            on_peer_loss,
+            held: Vec::new(),
+            late: Vec::new(),
             moved_bytes: 0,
         };
         pair.restart(0);
@@ -90,7 +103,7 @@ impl Pair {
             node_name: ["alpha", "beta"][node].to_owned(),
             peer_names: vec![["beta", "alpha"][node].to_owned()],
             protocol: Protocol::C,
-            on_peer_loss: OnPeerLoss::Continue,
+            on_peer_loss: self.on_peer_loss,
             peer_timeout: Duration::from_secs(5),
             hold: Duration::from_secs(120),
             max_lag_bytes: 64 << 20,
@@ -156,10 +169,37 @@ impl Pair {
     }
 
     pub(crate) fn command(&mut self, node: usize, command: OperatorCommand) -> OperatorAnswer {
+        let id = self.begin_command(node, command);
+        self.answer(id).expect("the command was answered")
+    }
+
+    /// Gives a command whose answer may come later.
+    pub(crate) fn begin_command(&mut self, node: usize, command: OperatorCommand) -> u64 {
         let id = self.number();
         self.events.push_back((node, Event::Command { id: CommandId(id), command }));
         self.run();
-        self.answers.remove(&id).expect("the command was answered")
+        id
+    }
+
+    pub(crate) fn answer(&mut self, id: u64) -> Option<OperatorAnswer> {
+        self.answers.remove(&id)
+    }
+
+    /// From now on this part of a node's disk does what it is told, but says so only after [`Pair::release`].
+    pub(crate) fn hold(&mut self, node: usize, area: Area) {
+        self.held.push((node, area));
+    }
+
+    pub(crate) fn release(&mut self, node: usize, area: Area) {
+        self.held.retain(|held| *held != (node, area));
+        for (of, part, event) in std::mem::take(&mut self.late) {
+            if (of, part) == (node, area) {
+                self.events.push_back((of, event));
+            } else {
+                self.late.push((of, part, event));
+            }
+        }
+        self.run();
     }
 
     pub(crate) fn write(
@@ -177,11 +217,21 @@ impl Pair {
         node: usize,
         operation: ClientOperation,
     ) -> Result<RequestOutcome, RequestError> {
+        let id = self.begin_request(node, operation);
+        self.reply(id).expect("the request was answered")
+    }
+
+    /// Asks for something whose answer may come later.
+    pub(crate) fn begin_request(&mut self, node: usize, operation: ClientOperation) -> u64 {
         let id = self.number();
         let event = Event::Request { client: ClientId(1), id: RequestId(id), operation };
         self.events.push_back((node, event));
         self.run();
-        self.replies.remove(&id).expect("the request was answered")
+        id
+    }
+
+    pub(crate) fn reply(&mut self, id: u64) -> Option<Result<RequestOutcome, RequestError>> {
+        self.replies.remove(&id)
     }
 
     /// Lets the clock go on until nothing has happened for a while.
@@ -211,6 +261,11 @@ impl Pair {
 
     fn carry_out(&mut self, node: usize, actions: Vec<Action>) {
         for action in actions {
+            let part = match &action {
+                Action::Read { area, .. } => *area,
+                Action::Commit { .. } => Area::Meta,
+                _ => Area::Data,
+            };
             let disk = &mut self.nodes[node];
             let done = |tag| Event::DiskDone { tag, result: Ok(()) };
             let event = match action {
@@ -287,7 +342,11 @@ impl Pair {
                     continue;
                 }
             };
-            self.events.push_back((node, event));
+            if self.held.contains(&(node, part)) {
+                self.late.push((node, part, event));
+            } else {
+                self.events.push_back((node, event));
+            }
         }
     }
 

@@ -1,0 +1,67 @@
+//! Demotions that meet something else on their way (P5, P6, G10). Each history is one that the simulator found.
+
+mod pair;
+
+use bytes::Bytes;
+use evenkeel_core::volume::{
+    Role,
+    config::OnPeerLoss,
+    io::{Area, ClientOperation, RequestError, RequestOutcome},
+    operator::{Force, OperatorAnswer, OperatorCommand},
+};
+use pair::Pair;
+
+fn primary_with(on_peer_loss: OnPeerLoss) -> Pair {
+    let mut pair = Pair::with(on_peer_loss);
+    pair.connect();
+    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    pair
+}
+
+fn write(byte: u8) -> ClientOperation {
+    ClientOperation::Write { offset: 0, payload: Bytes::from(vec![byte; 4096]), fua: false }
+}
+
+#[test]
+fn a_write_let_through_while_the_record_is_on_its_way_ends_with_the_role() {
+    let mut pair = primary_with(OnPeerLoss::Suspend);
+    pair.hold(0, Area::Data);
+    let first = pair.begin_request(0, write(1));
+    let second = pair.begin_request(0, write(2));
+    pair.disconnect();
+    assert!(pair.status(0).suspended.is_some());
+    pair.hold(0, Area::Meta);
+    let command = pair.begin_command(0, OperatorCommand::Secondary { force: true });
+    pair.release(0, Area::Data);
+    pair.release(0, Area::Meta);
+    assert_eq!(pair.answer(command), Some(OperatorAnswer::Done));
+    assert_eq!(pair.status(0).role, Role::Secondary);
+    for request in [first, second] {
+        assert_eq!(pair.reply(request), Some(Err(RequestError::Shutdown)));
+    }
+    assert_eq!(pair.command(0, OperatorCommand::Shutdown), OperatorAnswer::Done, "nothing is held any more");
+}
+
+#[test]
+fn who_waits_for_a_promotion_is_told_when_the_role_ends_first() {
+    let mut pair = Pair::with(OnPeerLoss::Suspend);
+    pair.connect();
+    pair.disconnect();
+    let promotion = pair.begin_command(0, OperatorCommand::Primary(Force::Yes));
+    assert_eq!(pair.answer(promotion), None, "it does not serve: a peer is missing");
+    assert_eq!(pair.command(0, OperatorCommand::Secondary { force: true }), OperatorAnswer::Done);
+    assert!(matches!(pair.answer(promotion), Some(OperatorAnswer::Refused(_))));
+}
+
+#[test]
+fn a_primary_that_was_deposed_can_be_shut_down() {
+    let mut pair = primary_with(OnPeerLoss::Continue);
+    pair.disconnect();
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    for node in 0..2 {
+        assert_eq!(pair.request(node, write(1)), Ok(RequestOutcome::Done));
+    }
+    pair.connect();
+    assert_eq!(pair.status(0).role, Role::Secondary, "G10: the lower term gives up");
+    assert_eq!(pair.command(0, OperatorCommand::Shutdown), OperatorAnswer::Done);
+}
