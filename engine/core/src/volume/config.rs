@@ -49,6 +49,19 @@ pub struct VolumeConfig {
     pub max_inflight_writes: usize,
 }
 
+/// The settings that may change while a volume runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunables {
+    /// What happens when the next peer is lost.
+    pub on_peer_loss: OnPeerLoss,
+    /// A peer that is silent for this long is dropped.
+    pub peer_timeout: Duration,
+    /// I/O that cannot go on is held this long, then fails.
+    pub hold: Duration,
+    /// Protocol A: writes wait when the peers are further behind than this, in bytes.
+    pub max_lag_bytes: u64,
+}
+
 /// What is true of this run of the daemon and not in any file.
 #[derive(Clone, Copy, Debug)]
 pub struct RunInfo {

@@ -10,7 +10,7 @@ use super::{
     DiskState, Replication, Role,
     attach::Opening,
     clients::Waiting,
-    config::{RunInfo, VolumeConfig},
+    config::{RunInfo, Tunables, VolumeConfig},
     demotion::Demotion,
     entropy::Entropy,
     flush::Flushes,
@@ -400,6 +400,14 @@ impl Volume {
     /// The write log has got shorter: there may be room again.
     pub(crate) fn on_log_shrunk(&mut self) {
         self.unpark_pieces();
+    }
+
+    /// Takes over settings that may change while the volume runs. Each counts from the next time it is looked at.
+    pub fn tune(&mut self, tunables: Tunables) {
+        let Tunables { on_peer_loss, peer_timeout, hold, max_lag_bytes } = tunables;
+        let config = &mut self.config;
+        (config.on_peer_loss, config.peer_timeout) = (on_peer_loss, peer_timeout);
+        (config.hold, config.max_lag_bytes) = (hold, max_lag_bytes);
     }
 
     /// The superblock as it is on stable media, once the metadata are open: what a state directory may remember.

@@ -18,7 +18,7 @@
 mod flush_group;
 mod range_lock;
 mod slow;
-mod visit;
+pub(crate) mod visit;
 
 use std::{
     cell::{Cell, RefCell},

@@ -12,29 +12,29 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// See the module's head.
 #[derive(Debug)]
-pub(super) struct Visit {
+pub(crate) struct Visit {
     /// Closed when the client is gone.
     turns: Semaphore,
 }
 
 impl Visit {
     /// A client that is here.
-    pub(super) fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { turns: Semaphore::new(1) }
     }
 
     /// The client is gone.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.turns.close();
     }
 
     /// Whether the client is gone.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.turns.is_closed()
     }
 
     /// Waits until no other map or hint of this client is at the disk; nothing if the client has gone.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         self.turns.acquire().await.ok()
     }
 }

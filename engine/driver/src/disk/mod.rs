@@ -14,6 +14,7 @@
 //!
 //! Operations in flight have no order among themselves. Who needs one waits, or holds a range lock.
 
+pub(crate) mod byte_disk;
 mod file;
 mod health;
 mod progress;

@@ -6,6 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -29,7 +30,7 @@ pub struct EndpointConfig {
     /// Name of this node.
     pub node: String,
     /// What this node proves itself with.
-    pub identity: Rc<Identity>,
+    pub identity: Arc<Identity>,
     /// The one UDP port.
     pub listen: SocketAddr,
     /// A connection on which nothing arrived for this long is given up: longer than every volume's
@@ -212,5 +213,5 @@ impl Endpoint {
 
     /// Closes everything, tells every peer that this node leaves on purpose, and waits until that has gone out,
     /// at most one second.
-    pub async fn shutdown(self, _reason: &str) {}
+    pub async fn shutdown(&self, _reason: &str) {}
 }

@@ -3,7 +3,7 @@
 //! Everything goes through one channel; answers come back through one-shot channels. Only the event ring, the
 //! directory of exports and the watch of the end are read without asking.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use evenkeel_nbd::server::{Directory, Handover};
 use thiserror::Error;
@@ -48,6 +48,9 @@ pub enum ReloadError {
         /// What it is.
         what: String,
     },
+    /// The state of a volume forbids it.
+    #[error("{0}")]
+    Refused(String),
     /// The node is ending.
     #[error("the node is ending")]
     Ending,
@@ -71,6 +74,8 @@ pub struct NodeHandle {
     pub(super) control: mpsc::UnboundedSender<Control>,
     pub(super) events: Events,
     pub(super) directory: Directory,
+    /// Where the node listens for its peers.
+    pub(super) address: SocketAddr,
     /// Whether every configured volume is open, or its refusal recorded.
     pub(super) opened: watch::Receiver<bool>,
     /// True when the data thread has ended.
@@ -139,6 +144,12 @@ impl NodeHandle {
     pub fn hand_over(&self, handover: Handover) {
         // Nobody left to serve it: dropping closes its socket.
         let _ = self.control.send(Control::HandOver(handover));
+    }
+
+    /// Where the node listens for its peers (the port is the real one, if 0 was asked for).
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The event stream.

@@ -12,17 +12,31 @@
 //! | `settings` | what a node is told at its start |
 //! | `handle` | what other threads hold |
 //! | `command`, `status`, `problem`, `events` | what an operator says and sees |
-//! | `data_thread` | the thread: start, end, and what is asked of it |
+//! | `data_thread`, `reload` | the thread: start, end, and what is asked of it |
+//! | `slot` | the place of a configured volume, open or not |
+//! | `files`, `memory` | opening and making data and metadata; what is remembered beside them |
+//! | `runner` | an open volume: the core, its disks, its clients, its time |
+//! | `device` | a volume as an NBD block device |
+//! | `summary` | what an operator is told of a volume, from all that is known |
+//! | `clock` | time and randomness |
 //! | `abort` | a panic on the data thread ends the process |
 
 mod abort;
+mod clock;
 mod command;
 mod data_thread;
+mod device;
 mod events;
+mod files;
 mod handle;
+mod memory;
 mod problem;
+mod reload;
+mod runner;
 mod settings;
+mod slot;
 mod status;
+mod summary;
 
 pub use command::{CommandError, CommandResult, VolumeCommand};
 pub use data_thread::{Node, StartError};
@@ -30,4 +44,4 @@ pub use events::{EventBatch, Events, NodeEvent};
 pub use handle::{CreateOrigin, NodeEnded, NodeHandle, ReloadError, Reloaded, ShutdownReport};
 pub use problem::{Problem, ProblemCode};
 pub use settings::{NodeSettings, PeerSettings, VolumeSettings};
-pub use status::{Connection, IoCounters, LastResync, NodeStatus, PeerStatus, ResyncStatus, VolumeStatus};
+pub use status::{Connection, LastResync, NodeStatus, PeerStatus, ResyncStatus, VolumeStatus};

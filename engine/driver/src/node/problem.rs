@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::link;
+
 /// What kind of thing is wrong. The code is part of the operator's interface: scripts look for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ProblemCode {
@@ -22,6 +24,8 @@ pub enum ProblemCode {
     MetaDamaged,
     /// The size is not the configured one.
     SizeDiffers,
+    /// The metadata were made for other peers than the configured ones.
+    PeersChanged,
     /// Another program has the file or device (design D4).
     Busy,
     /// The operating system refuses to open it.
@@ -34,7 +38,9 @@ pub enum ProblemCode {
     SplitBrain,
     /// The copies have nothing in common (design G6).
     Unrelated,
-    /// A peer is not who it should be, or speaks another version.
+    /// A peer is not who it should be, or speaks another version: see the code of the links.
+    Link(link::ProblemCode),
+    /// A peer does what the protocol forbids, or refuses this node.
     PeerRefused,
     /// A peer cannot be reached.
     PeerUnreachable,
@@ -44,8 +50,6 @@ pub enum ProblemCode {
     NotUpToDate,
     /// I/O is held.
     Suspended,
-    /// A peer cannot be promoted without force, and neither can this node (design section 2).
-    NoThirdVote,
 }
 
 impl ProblemCode {
@@ -61,18 +65,24 @@ impl ProblemCode {
             Self::Older => "older",
             Self::MetaDamaged => "meta-damaged",
             Self::SizeDiffers => "size-differs",
+            Self::PeersChanged => "peers-changed",
             Self::Busy => "busy",
             Self::CannotOpen => "cannot-open",
             Self::DiskFailed => "disk-failed",
             Self::Opening => "opening",
             Self::SplitBrain => "split-brain",
             Self::Unrelated => "unrelated",
+            Self::Link(link::ProblemCode::Identity) => "peer-identity",
+            Self::Link(link::ProblemCode::Cluster) => "peer-cluster",
+            Self::Link(link::ProblemCode::Node) => "peer-node",
+            Self::Link(link::ProblemCode::Version) => "peer-version",
+            Self::Link(link::ProblemCode::Volume) => "peer-volume",
+            Self::Link(link::ProblemCode::Protocol) => "peer-protocol",
             Self::PeerRefused => "peer-refused",
             Self::PeerUnreachable => "peer-unreachable",
             Self::PeerDisconnected => "peer-disconnected",
             Self::NotUpToDate => "not-up-to-date",
             Self::Suspended => "suspended",
-            Self::NoThirdVote => "no-third-vote",
         }
     }
 }

@@ -3,11 +3,15 @@
 //! Names stand for nodes here; the core's indices of peers are made from them when a volume is opened
 //! ([`memory`](super::memory)).
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use evenkeel_core::volume::config::{OnPeerLoss, Protocol};
+use evenkeel_nbd::limits::Limits;
 
-use crate::disk::BackendChoice;
+use crate::{
+    disk::BackendChoice,
+    identity::{Fingerprint, Identity},
+};
 
 /// One node of a cluster.
 #[derive(Clone, Debug)]
@@ -16,6 +20,8 @@ pub struct NodeSettings {
     pub cluster: String,
     /// This node's name.
     pub node: String,
+    /// What this node proves itself with.
+    pub identity: Arc<Identity>,
     /// Where this node listens for its peers (QUIC, UDP).
     pub listen: SocketAddr,
     /// All other nodes of the cluster.
@@ -24,6 +30,8 @@ pub struct NodeSettings {
     pub volumes: Vec<VolumeSettings>,
     /// How disks are used.
     pub backend: BackendChoice,
+    /// The bounds of the NBD side; the door has the same.
+    pub nbd_limits: Limits,
     /// Where this node remembers what must not be forgotten when a disk is lost (design D2, D6).
     pub state_dir: PathBuf,
 }
@@ -35,6 +43,8 @@ pub struct PeerSettings {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Its key.
+    pub fingerprint: Fingerprint,
 }
 
 /// One volume on this node.
@@ -72,13 +82,18 @@ impl VolumeSettings {
     /// Why a running volume cannot go over to `other` without being closed; `None` if it can.
     #[must_use]
     pub fn fixed_difference(&self, other: &Self) -> Option<&'static str> {
+        let sorted = |peers: &[String]| {
+            let mut peers = peers.to_vec();
+            peers.sort();
+            peers
+        };
         let differences = [
             (self.size_bytes != other.size_bytes, "size"),
             (self.data != other.data, "data"),
             (self.meta != other.meta, "meta"),
             (self.al_extent_bytes != other.al_extent_bytes, "al_extent"),
             (self.block_bytes != other.block_bytes, "block_size"),
-            (self.peers != other.peers, "the nodes that keep a copy"),
+            (sorted(&self.peers) != sorted(&other.peers), "the nodes that keep a copy"),
             (self.protocol != other.protocol, "protocol"),
         ];
         differences.into_iter().find_map(|(differs, what)| differs.then_some(what))

@@ -2,7 +2,11 @@
 
 use evenkeel_core::{
     ids::{GenerationId, Sequence},
-    volume::{DiskState, Replication, Role, config::Protocol, status::Suspended},
+    volume::{
+        DiskState, Replication, Role,
+        config::Protocol,
+        status::{IoCounters, Suspended},
+    },
 };
 
 use super::problem::Problem;
@@ -40,12 +44,16 @@ pub struct VolumeStatus {
     pub entitled: bool,
     /// When a write is answered.
     pub protocol: Protocol,
+    /// Whether this node is about to take up again the role that its process died in: clients are held.
+    pub resuming: bool,
     /// Why I/O is held, if it is.
     pub suspended: Option<Suspended>,
     /// The last write issued (primary) or applied in order (secondary), in this run.
     pub sequence: Sequence,
-    /// What clients did in this run.
+    /// What clients did in this run, and what is held now.
     pub io: IoCounters,
+    /// The operator holds resyncs still.
+    pub resync_paused: bool,
     /// The last resync that ended in this run, whichever its direction.
     pub last_resync: Option<LastResync>,
     /// NBD clients that are connected, in words.
@@ -54,27 +62,6 @@ pub struct VolumeStatus {
     pub peers: Vec<PeerStatus>,
     /// What is wrong.
     pub problems: Vec<Problem>,
-}
-
-/// Counts what clients of a volume did since the daemon started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct IoCounters {
-    /// Reads answered.
-    pub reads: u64,
-    /// Bytes of them.
-    pub read_bytes: u64,
-    /// Writes answered.
-    pub writes: u64,
-    /// Bytes of them.
-    pub written_bytes: u64,
-    /// Discards and zeroings answered.
-    pub zeroes: u64,
-    /// Bytes of them.
-    pub zeroed_bytes: u64,
-    /// Flushes answered.
-    pub flushes: u64,
-    /// Requests answered with an error.
-    pub errors: u64,
 }
 
 /// A resync that has ended.

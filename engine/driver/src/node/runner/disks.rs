@@ -1,0 +1,158 @@
+//! The disk actions of a volume: data on the short path where the disk takes them as they are, everything else as
+//! tasks.
+//!
+//! - Data that are whole blocks in aligned memory: one operation, one event, no task.
+//! - Parts of blocks, and zeroing: a task. Two such writes never run at once, or they would lose each other's bytes
+//!   in a block that they share; a write of whole blocks cannot share one with them, because the core keeps writes
+//!   that overlap apart.
+//! - Metadata are cold: a task for each commit, which writes all pieces and then makes them stable. An error there
+//!   is final for the run (design W4): the core never commits again.
+
+use bytes::Bytes;
+use evenkeel_core::volume::{
+    io::{DiskError as CoreError, DiskTag, Event, ZeroMode},
+    span::ByteSpan,
+};
+use rustix::io::Errno;
+
+use super::Runner;
+use crate::{
+    disk::{
+        DiskError, DiskOp, DiskReply, Span, Zeroing,
+        byte_disk::{Zeroed, data_of, to_len},
+    },
+    node::abort,
+};
+
+/// What an operation of the data disk was for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::node) enum DataMark {
+    Read(DiskTag),
+    /// A write or a flush.
+    Change(DiskTag),
+}
+
+impl DataMark {
+    pub(super) fn into_event(self, runner: &Runner, result: Result<DiskReply, DiskError>) -> Event {
+        match self {
+            Self::Read(tag) => Event::ReadDone { tag, result: runner.judge("data", result.map(data_of)) },
+            Self::Change(tag) => Event::DiskDone { tag, result: runner.judge("data", result.map(drop)) },
+        }
+    }
+}
+
+fn span_of(span: ByteSpan) -> Span {
+    Span::new(span.offset, span.len)
+}
+
+impl Runner {
+    /// An error as the core is told it; the operator reads it in the log.
+    fn judge<T>(&self, what: &'static str, result: Result<T, DiskError>) -> Result<T, CoreError> {
+        result.map_err(|error| {
+            tracing::error!(volume = self.settings.borrow().name, what, %error, "the disk failed an operation");
+            match error {
+                DiskError::Os(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => CoreError::NoSpace,
+                DiskError::Os(_) | DiskError::Failed | DiskError::Truncated => CoreError::Io,
+            }
+        })
+    }
+
+    /// Begins a task that ends in an event.
+    fn spawn(&self, task: impl AsyncFnOnce(&Self) -> Event + 'static) {
+        let runner = self.own.upgrade().expect("it is being used");
+        abort::spawn(async move {
+            let event = task(&runner).await;
+            runner.turn([event]);
+        });
+    }
+
+    pub(super) fn read_data(&self, tag: DiskTag, span: ByteSpan) {
+        let span = span_of(span);
+        if span.is_aligned(self.data.shape().block_bytes) {
+            let len = to_len(span.len());
+            let buffer = self.data.buffer(len);
+            self.data.push(DataMark::Read(tag), DiskOp::Read { offset: span.start, buffer, len });
+        } else {
+            self.spawn(async move |runner| {
+                let result = runner.data.read(span).await;
+                Event::ReadDone { tag, result: runner.judge("data", result) }
+            });
+        }
+    }
+
+    pub(super) fn write_data(&self, tag: DiskTag, offset: u64, data: Bytes, durable: bool) {
+        let span = Span::new(offset, data.len() as u64);
+        if self.data.is_direct(span, &data) {
+            self.data.push(DataMark::Change(tag), DiskOp::Write { offset, data, durable });
+            return;
+        }
+        self.spawn(async move |runner| {
+            let _turn =
+                if runner.data.needs_turn(span) { Some(runner.block_turn.lock().await) } else { None };
+            let result = runner.data.write(offset, data, durable).await;
+            Event::DiskDone { tag, result: runner.judge("data", result) }
+        });
+    }
+
+    pub(super) fn zero_data(&self, tag: DiskTag, span: ByteSpan, mode: ZeroMode, durable: bool) {
+        let span = span_of(span);
+        let ways: &[_] = match mode {
+            ZeroMode::Punch => &[Zeroing::Punch, Zeroing::Keep],
+            ZeroMode::Allocate => &[Zeroing::Keep],
+        };
+        self.spawn(async move |runner| {
+            let _turn =
+                if runner.data.needs_turn(span) { Some(runner.block_turn.lock().await) } else { None };
+            let result = match runner.data.zero(span, ways, false, || true).await {
+                Ok(Zeroed::Done) if durable => runner.data.operate(DiskOp::Sync).await.map(drop),
+                Ok(Zeroed::Done) => Ok(()),
+                Ok(end @ (Zeroed::TooSlow | Zeroed::GivenUp)) => panic!("nobody asked for {end:?}"),
+                Err(error) => Err(error),
+            };
+            Event::DiskDone { tag, result: runner.judge("data", result) }
+        });
+    }
+
+    pub(super) fn flush_data(&self, tag: DiskTag) {
+        self.data.push(DataMark::Change(tag), DiskOp::Sync);
+    }
+
+    pub(super) fn read_meta(&self, tag: DiskTag, span: ByteSpan) {
+        self.spawn(async move |runner| {
+            let result = runner.meta.read(span_of(span)).await;
+            Event::ReadDone { tag, result: runner.judge("metadata", result) }
+        });
+    }
+
+    pub(super) fn commit_meta(&self, tag: DiskTag, pieces: Vec<(u64, Bytes)>) {
+        self.spawn(async move |runner| {
+            let result = runner.commit(pieces).await;
+            Event::DiskDone { tag, result: runner.judge("metadata", result) }
+        });
+    }
+
+    /// All pieces at once, then one sync behind them.
+    async fn commit(&self, pieces: Vec<(u64, Bytes)>) -> Result<(), DiskError> {
+        let mut waits = Vec::with_capacity(pieces.len());
+        for (offset, bytes) in pieces {
+            let span = Span::new(offset, bytes.len() as u64);
+            let data = if self.meta.is_direct(span, &bytes) {
+                bytes
+            } else {
+                // Pages of metadata are whole blocks of every disk; only their memory may be unaligned.
+                assert!(!self.meta.needs_turn(span), "metadata are written in whole pages");
+                let mut buffer = self.meta.buffer(bytes.len());
+                buffer.extend(&bytes);
+                buffer.freeze()
+            };
+            waits.push(self.meta.begin(DiskOp::Write { offset, data, durable: false }));
+        }
+        self.meta.submit();
+        let mut result = Ok(());
+        for wait in waits {
+            result = result.and(wait.ended().await.map(drop));
+        }
+        result?;
+        self.meta.operate(DiskOp::Sync).await.map(drop)
+    }
+}
