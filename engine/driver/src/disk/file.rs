@@ -5,7 +5,9 @@
 //!   block, the page cache is used instead and the log says so. (The alternative for odd sizes, direct I/O with
 //!   a buffered tail, mixes both on one page; a truncate to a whole block is the better cure.)
 //! - A file is locked with flock: exclusively, or shared for read-only. A block device is opened with O_EXCL,
-//!   which also keeps mounted ones out.
+//!   which also keeps mounted ones out. Both are held until the last request of the holder has ended, also when
+//!   its process was killed: so a restart right after a crash waits for what the dead one still had in flight,
+//!   and never reads what is yet to change.
 //! - What fallocate can do is tried on a nameless file beside the image, never on data.
 
 use std::{
@@ -15,6 +17,8 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -30,6 +34,13 @@ use super::{DiskOp, Span};
 
 /// Files are punched and mapped in units of at least this; smaller edges are written.
 const FILE_ZERO_BYTES: u64 = 4096;
+
+/// A disk that is in use by no process that lives is waited for at most so long: requests of a killed process end
+/// within milliseconds, unless the device under them is very slow.
+const DEAD_HOLDER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Between two looks.
+const DEAD_HOLDER_POLL: Duration = Duration::from_millis(2);
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -202,7 +213,12 @@ impl DiskFile {
         if kind == DiskKind::BlockDevice {
             flags |= OFlags::EXCL;
         }
-        let (fd, mut direct) = open_direct_if_possible(path, flags).map_err(|errno| match errno {
+        let opened = wait_for_the_dead(|| match open_direct_if_possible(path, flags) {
+            // The kernel does not tell who claimed a device: it may be a process that is about to end.
+            Err(Errno::BUSY) => None,
+            result => Some(result),
+        });
+        let (fd, mut direct) = opened.unwrap_or(Err(Errno::BUSY)).map_err(|errno| match errno {
             Errno::BUSY => OpenError::InUse {
                 path: path.clone(),
                 holder: "a mount or another program that claimed the device (lsblk and fuser show it)".into(),
@@ -395,20 +411,35 @@ fn zeroes_by_command(metadata: &fs::Metadata) -> bool {
     })
 }
 
-fn lock(fd: &OwnedFd, path: &Path, shared: bool) -> Result<(), OpenError> {
-    let wanted =
-        if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
-    match flock(fd, wanted) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => {
-            let holder = holder_of(fd).unwrap_or_else(|| "another program (fuser shows it)".into());
-            Err(OpenError::InUse { path: path.to_owned(), holder })
+/// Tries until there is an answer, for as long as the kernel may need to end what a killed process had in flight;
+/// `None` after that.
+fn wait_for_the_dead<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Some(answer) => return Some(answer),
+            None if start.elapsed() > DEAD_HOLDER_LIMIT => return None,
+            None => thread::sleep(DEAD_HOLDER_POLL),
         }
-        Err(errno) => Err(OpenError::System { path: path.to_owned(), what: "lock it", error: errno.into() }),
     }
 }
 
-/// Who holds the flock on a file, from `/proc/locks` ("1: FLOCK ADVISORY WRITE 123 fe:00:456 0 EOF").
+fn lock(fd: &OwnedFd, path: &Path, shared: bool) -> Result<(), OpenError> {
+    let wanted =
+        if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+    let in_use = |holder| OpenError::InUse { path: path.to_owned(), holder };
+    let locked = wait_for_the_dead(|| match flock(fd, wanted) {
+        Ok(()) => Some(Ok(())),
+        // A holder that lives is refused at once; one that is not to be found may be dead.
+        Err(Errno::WOULDBLOCK) => holder_of(fd).map(|holder| Err(in_use(holder))),
+        Err(errno) => {
+            Some(Err(OpenError::System { path: path.to_owned(), what: "lock it", error: errno.into() }))
+        }
+    });
+    locked.unwrap_or_else(|| Err(in_use("another program (fuser shows it)".into())))
+}
+
+/// The process that lives and holds the flock on a file, from `/proc/locks` ("1: FLOCK ADVISORY WRITE 123 fe:00:456 0 EOF").
 fn holder_of(fd: &OwnedFd) -> Option<String> {
     let stat = rustix::fs::fstat(fd).ok()?;
     let place = format!(
@@ -423,7 +454,8 @@ fn holder_of(fd: &OwnedFd) -> Option<String> {
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
         .find(|words| words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&place.as_str()))
         .and_then(|words| words.get(4)?.parse().ok())?;
-    let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
-    let name = name.trim();
-    Some(if name.is_empty() { format!("process {process}") } else { format!("process {process} ({name})") })
+    // "123 (name) S …": Z is a zombie, X is dead.
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    (!rest.trim_start().starts_with(['Z', 'X'])).then(|| format!("process {process} ({name})"))
 }
