@@ -2,6 +2,7 @@
 //! it, the programs of the machine that test, and how much work a test does.
 
 pub mod judge;
+pub mod load;
 pub mod raw;
 pub mod scale;
 pub mod serve;

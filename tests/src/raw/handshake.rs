@@ -188,7 +188,21 @@ impl Handshake {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn silent(address: &Address) -> Result<Self> {
-        let mut stream = Stream::connect(address)?;
+        Self::greeted(Stream::connect(address)?)
+    }
+
+    /// As [`open`](Self::open), on a socket that is connected already.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn over(stream: Stream) -> Result<Self> {
+        let mut handshake = Self::greeted(stream)?;
+        handshake.client_flags = BOTH_FLAGS;
+        handshake.send(&BOTH_FLAGS.to_be_bytes())?;
+        Ok(handshake)
+    }
+
+    fn greeted(mut stream: Stream) -> Result<Self> {
         ensure!(stream.read_u64()? == INIT_PASSWD, "the greeting must begin with NBDMAGIC");
         ensure!(stream.read_u64()? == IHAVEOPT, "the greeting must go on with IHAVEOPT");
         let server_flags = stream.read_u16()?;

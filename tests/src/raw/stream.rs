@@ -74,6 +74,17 @@ impl Stream {
         })
     }
 
+    /// Ends the connection both ways, for every handle to it: a read that waits returns.
+    ///
+    /// # Errors
+    /// The socket is no longer connected.
+    pub fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+        }
+    }
+
     /// Sends the end of the stream but keeps reading.
     ///
     /// # Errors
