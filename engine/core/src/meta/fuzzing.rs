@@ -8,7 +8,7 @@ use super::{
     dirty_bitmap::{self, DirtyBitmap, FlushScope, Loader, runs::DirtyRuns},
     geometry::Geometry,
     header::CopyId,
-    layout::{Layout, PAGE_BYTES, SUPERBLOCK_BYTES},
+    layout::{Layout, PAGE_BYTES, REGIONS_START, SUPERBLOCK_BYTES},
     superblock::{Flags, PeerRecord, Superblock, decode, encode},
     superblock_pair::{Expectations, SuperblockPair},
 };
@@ -197,16 +197,46 @@ pub fn dirty_runs(data: &[u8]) {
     }
 }
 
-/// Dump and check of a file that is any bytes.
+/// Dump and check of a file that is any bytes, and of a good one of which a page was patched.
+///
+/// # Panics
+/// If a report says nothing.
 pub fn reports(data: &[u8]) {
+    inspect(data);
+    let (which, data) = data.split_at(data.len().min(2));
+    let which = which.iter().fold(0, |which, byte| which << 8 | usize::from(*byte));
+    let mut file = file();
+    let page = which % (file.len() / PAGE_BYTES) * PAGE_BYTES;
+    let len = if (page as u64) < REGIONS_START { SUPERBLOCK_BYTES } else { PAGE_BYTES };
+    patch(&mut file[page..page + len], data);
+    inspect(&file);
+}
+
+fn inspect(file: &[u8]) {
     let mut read = |offset: u64, into: &mut [u8]| {
-        let at = usize::try_from(offset).unwrap_or(usize::MAX).min(data.len());
-        let len = into.len().min(data.len() - at);
-        into[..len].copy_from_slice(&data[at..at + len]);
+        let at = usize::try_from(offset).unwrap_or(usize::MAX).min(file.len());
+        let len = into.len().min(file.len() - at);
+        into[..len].copy_from_slice(&file[at..at + len]);
         if len == into.len() { Ok(()) } else { Err("the file ends here".to_owned()) }
     };
-    let report = super::report::inspect(data.len() as u64, &mut read);
+    let report = super::report::inspect(file.len() as u64, &mut read);
     assert!(!report.to_string().is_empty());
+}
+
+/// A good metadata file.
+fn file() -> Vec<u8> {
+    let layout = layout();
+    let (_, superblocks) = SuperblockPair::create(superblock());
+    let log = ActivityLog::format(&layout, NODE);
+    let bitmaps = PeerIndex::all().filter_map(|peer| Some((layout.bitmap(peer)?, peer)));
+    let bitmaps = bitmaps.flat_map(|(region, peer)| DirtyBitmap::format(region, NODE, peer));
+    let mut file = Vec::new();
+    for write in superblocks.into_iter().chain(log).chain(bitmaps) {
+        let at = usize::try_from(write.offset.0).expect("a small file");
+        file.resize(file.len().max(at + write.bytes.len()), 0);
+        file[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
+    }
+    file
 }
 
 #[cfg(test)]
@@ -248,5 +278,17 @@ mod tests {
         for run in [superblocks, activity_logs, dirty_bitmaps, dirty_runs, reports] {
             run(&[]);
         }
+    }
+
+    #[test]
+    fn the_file_that_is_patched_is_good() {
+        let file = file();
+        let mut read = |offset: u64, into: &mut [u8]| {
+            let at = usize::try_from(offset).unwrap();
+            into.copy_from_slice(&file[at..at + into.len()]);
+            Ok(())
+        };
+        let report = super::super::report::inspect(file.len() as u64, &mut read);
+        assert!(report.problems().is_empty(), "{report}");
     }
 }
