@@ -230,6 +230,7 @@ impl DataThread {
                     abort::spawn(async move { drop(reply.send(reload::reload(&thread, *settings).await)) });
                 }
                 Control::HandOver(handover) => self.hand_over(handover),
+                Control::Abandon => break,
                 Control::Shutdown { within, reply } => {
                     let report = self.leave(within).await;
                     drop(reply.send(report));

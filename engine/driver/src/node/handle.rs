@@ -25,6 +25,7 @@ pub(super) enum Control {
     Reload { settings: Box<NodeSettings>, reply: oneshot::Sender<Result<Reloaded, ReloadError>> },
     HandOver(Handover),
     Shutdown { within: Duration, reply: oneshot::Sender<ShutdownReport> },
+    Abandon,
 }
 
 /// What existing data are taken for (design D2).
@@ -138,6 +139,15 @@ impl NodeHandle {
     /// If the data thread has ended already.
     pub async fn shutdown(&self, within: Duration) -> Result<ShutdownReport, NodeEnded> {
         self.ask(|reply| Control::Shutdown { within, reply }).await
+    }
+
+    /// Ends the data thread at once, as a crash of the process would: nothing is said to anybody, nothing is
+    /// recorded. For tests, which cannot kill a process that they are in.
+    #[doc(hidden)]
+    pub async fn abandon(&self) {
+        // If it has ended already, nothing is left to end.
+        let _ = self.control.send(Control::Abandon);
+        self.ended().await;
     }
 
     /// Gives a connection past its handshake to the data thread. After the end it is closed.

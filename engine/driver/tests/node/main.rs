@@ -1,0 +1,6 @@
+//! Nodes as the daemon runs them, several in one process, on files in temporary folders, with NBD clients.
+
+mod alone;
+mod client;
+mod refused;
+mod rig;
