@@ -46,10 +46,12 @@ use tokio::{
 use self::{
     flush_group::FlushGroup,
     range_lock::{Access, Admission, RangeLock, Ticket},
-    slow::Wait,
     visit::Visit,
 };
-use crate::disk::{DiskCompletion, DiskError, DiskOp, DiskReply, RawDisk, Span, Tag};
+use crate::disk::{
+    DiskError, DiskOp, DiskReply, RawDisk, Span,
+    byte_disk::{ByteDisk, Wait, data_of, to_len},
+};
 
 /// Memory for read-modify-write. Only the disk keeps it busy, never a client that does not read its replies.
 const BOUNCE_BYTES: usize = 128 << 20;
@@ -74,33 +76,21 @@ pub struct FileDevice {
 
 /// What the short path, the tasks and the pump of completions work on.
 struct Shared {
-    disk: Box<dyn RawDisk>,
+    disk: ByteDisk<Operation>,
     features: Features,
     state: watch::Sender<ExportState>,
     /// For data that is read. The server admits no more reads at a time than fit.
     replies: BufferPool,
-    /// For read-modify-write.
-    bounce: BufferPool,
-    operations: RefCell<Operations>,
     locks: RefCell<RangeLock>,
     flushes: RefCell<FlushGroup<FlushWaiter>>,
     visits: RefCell<HashMap<ClientId, Rc<Visit>>>,
     /// Requests taken and not yet completed or dropped.
     in_flight: Cell<usize>,
     nothing_in_flight: Notify,
-    /// Ways of zeroing that work so far.
-    zeroing: slow::Abilities,
     last_report: Cell<Option<Instant>>,
 }
 
-/// Operations that the disk has, by tag.
-#[derive(Default)]
-struct Operations {
-    entries: Vec<Option<Operation>>,
-    free: Vec<usize>,
-}
-
-/// Who waits for an operation of the disk.
+/// Who waits for an operation of the disk on the short path.
 enum Operation {
     /// A read on the short path.
     Read { client: Rc<Client>, id: RequestId },
@@ -108,8 +98,6 @@ enum Operation {
     Write { client: Rc<Client>, id: RequestId, span: Span, ticket: Ticket },
     /// The flush group.
     Sync,
-    /// A task.
-    Task(Rc<Wait>),
 }
 
 /// Who waits for a flush.
@@ -118,24 +106,6 @@ enum FlushWaiter {
     Request { client: Rc<Client>, id: RequestId },
     /// A task.
     Task(Rc<Wait>),
-}
-
-impl Operations {
-    fn add(&mut self, operation: Operation) -> Tag {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(None);
-            self.entries.len() - 1
-        });
-        self.entries[place] = Some(operation);
-        Tag(place as u64)
-    }
-
-    fn take(&mut self, tag: Tag) -> Operation {
-        let place = usize::try_from(tag.0).expect("tags are places in the table");
-        let operation = self.entries[place].take().expect("an operation is completed once");
-        self.free.push(place);
-        operation
-    }
 }
 
 impl FileDevice {
@@ -157,13 +127,10 @@ impl FileDevice {
         };
         let (state, _) = watch::channel(ExportState::Serving { size: shape.size_bytes });
         let shared = Rc::new(Shared {
-            zeroing: slow::Abilities::of(shape),
-            disk,
+            disk: ByteDisk::new(disk, BufferPool::new(BOUNCE_BYTES)),
             features,
             state,
             replies: BufferPool::new(read_bytes),
-            bounce: BufferPool::new(BOUNCE_BYTES),
-            operations: RefCell::default(),
             locks: RefCell::default(),
             flushes: RefCell::default(),
             visits: RefCell::default(),
@@ -269,7 +236,7 @@ impl Shared {
             && let Some(buffer) = self.replies.take(len)
         {
             let operation = Operation::Read { client: Rc::clone(client), id };
-            self.push(operation, DiskOp::Read { offset: span.start, buffer, len });
+            self.disk.push(operation, DiskOp::Read { offset: span.start, buffer, len });
         } else {
             slow::spawn(self, client, id, Command::Read { range }, place);
         }
@@ -289,10 +256,10 @@ impl Shared {
         let span = Span::new(offset, payload.len() as u64);
         let place = self.place(span, Access::Write);
         if let Some((_, Admission::Granted(ticket))) = place
-            && self.is_direct(span, &payload)
+            && self.disk.is_direct(span, &payload)
         {
             let operation = Operation::Write { client: Rc::clone(client), id, span, ticket };
-            self.push(operation, DiskOp::Write { offset, data: payload, durable: fua });
+            self.disk.push(operation, DiskOp::Write { offset, data: payload, durable: fua });
         } else {
             slow::spawn(self, client, id, Command::Write { offset, payload, fua }, place);
         }
@@ -304,21 +271,10 @@ impl Shared {
         Some((span, self.locks.borrow_mut().admit(span, access)))
     }
 
-    /// Whether the disk takes this data as it is.
-    fn is_direct(&self, span: Span, data: &Bytes) -> bool {
-        let shape = self.disk.shape();
-        span.is_aligned(shape.block_bytes) && (data.as_ptr().addr() as u64).is_multiple_of(shape.memory_bytes)
-    }
-
-    fn push(&self, operation: Operation, op: DiskOp) {
-        let tag = self.operations.borrow_mut().add(operation);
-        self.disk.push(tag, op);
-    }
-
     /// Adds to the group of flushes. The caller submits.
     fn join_flush(&self, waiter: FlushWaiter) {
         if self.flushes.borrow_mut().join(waiter) {
-            self.push(Operation::Sync, DiskOp::Sync);
+            self.disk.push(Operation::Sync, DiskOp::Sync);
         }
     }
 
@@ -342,18 +298,21 @@ impl Shared {
         let mut burst = Vec::new();
         let mut covered = Vec::new();
         loop {
-            poll_fn(|cx| self.disk.poll_completions(cx, &mut burst)).await;
-            for completion in burst.drain(..) {
-                self.completed(completion, &mut covered);
+            poll_fn(|cx| self.disk.poll_ends(cx, &mut burst)).await;
+            for (operation, result) in burst.drain(..) {
+                self.completed(operation, result, &mut covered);
             }
             // The next sync of the flush group, if there is one.
             self.disk.submit();
         }
     }
 
-    fn completed(&self, completion: DiskCompletion, covered: &mut Vec<FlushWaiter>) {
-        let operation = self.operations.borrow_mut().take(completion.tag);
-        let result = completion.result;
+    fn completed(
+        &self,
+        operation: Operation,
+        result: Result<DiskReply, DiskError>,
+        covered: &mut Vec<FlushWaiter>,
+    ) {
         match operation {
             Operation::Read { client, id } => {
                 let outcome = self.classify(result).map(|reply| Reply::Data(data_of(reply)));
@@ -368,7 +327,7 @@ impl Shared {
                 let result = result.map(drop);
                 let again = self.flushes.borrow_mut().finish(covered);
                 if again {
-                    self.push(Operation::Sync, DiskOp::Sync);
+                    self.disk.push(Operation::Sync, DiskOp::Sync);
                 }
                 for waiter in covered.drain(..) {
                     match waiter {
@@ -380,7 +339,6 @@ impl Shared {
                     }
                 }
             }
-            Operation::Task(wait) => wait.finish(result),
         }
     }
 
@@ -397,17 +355,6 @@ impl Shared {
             }
         })
     }
-}
-
-/// What was read.
-fn data_of(reply: DiskReply) -> Bytes {
-    let DiskReply::Data(buffer) = reply else { panic!("a read brings data, not {reply:?}") };
-    buffer.freeze()
-}
-
-/// A length that lies in memory: at most a payload and its edges.
-fn to_len(len: u64) -> usize {
-    usize::try_from(len).expect("a request's data fits into memory")
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::disk::{self, Backend, DiskFile, DiskOp, DiskReply, OpenOptions, Shape};
+use crate::disk::{self, Backend, DiskCompletion, DiskFile, DiskOp, DiskReply, OpenOptions, Shape, Tag};
 
 mod leaving;
 
@@ -277,7 +277,7 @@ proptest! {
                 rig.device.drain().await.expect("stable");
                 assert!(rig.image() == model, "the image is the model");
                 assert_eq!(rig.pool.used_bytes() + rig.device.shared.replies.used_bytes(), 0);
-                assert_eq!(rig.device.shared.bounce.used_bytes(), 0);
+                assert_eq!(rig.device.shared.disk.used_bytes(), 0);
             });
         }
     }

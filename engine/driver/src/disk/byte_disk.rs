@@ -35,7 +35,8 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    fn finish(&self, result: Result<DiskReply, DiskError>) {
+    /// Tells the task that its operation has ended.
+    pub(crate) fn finish(&self, result: Result<DiskReply, DiskError>) {
         *self.result.borrow_mut() = Some(result);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -168,6 +169,12 @@ impl<T> ByteDisk<T> {
     /// it has ended.
     pub(crate) fn needs_turn(&self, span: Span) -> bool {
         !span.is_aligned(self.shape().block_bytes)
+    }
+
+    /// Bytes of the pool that are out.
+    #[cfg(test)]
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.buffers.used_bytes()
     }
 
     /// Whether one of these ways of zeroing works.
