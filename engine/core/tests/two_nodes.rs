@@ -76,6 +76,26 @@ fn what_was_written_alone_is_copied_when_the_peer_is_back() {
 }
 
 #[test]
+fn the_dirty_map_shows_what_a_peer_lacks() {
+    let mut pair = in_sync_pair();
+    let map = |pair: &Pair, offset, len, limit| -> Vec<(u64, bool)> {
+        pair.dirty_map(0, ByteSpan { offset, len }, limit)
+            .iter()
+            .map(|found| (found.len, found.dirty))
+            .collect()
+    };
+    assert_eq!(map(&pair, 0, 1 << 20, 9), [(1 << 20, false)]);
+    pair.disconnect();
+    for (offset, len) in [(8192, 1), (12288, 8), (65536, 1)] {
+        assert_eq!(pair.write(0, offset, &vec![1; 512 * len], false), Ok(RequestOutcome::Done));
+    }
+    let start = map(&pair, 0, 16384, 9);
+    assert_eq!(start, [(8192, false), (8192, true)], "blocks are dirty as a whole, neighbours are one run");
+    assert_eq!(map(&pair, 8704, 4096, 9), [(4096, true)], "from within a block");
+    assert_eq!(map(&pair, 0, 4 << 20, 2), start, "no more than asked for");
+}
+
+#[test]
 fn the_secondary_takes_over_and_the_old_primary_follows() {
     let mut pair = in_sync_pair();
     assert_eq!(pair.write(0, 0, &[1; 4096], false), Ok(RequestOutcome::Done));

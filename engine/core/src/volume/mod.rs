@@ -10,6 +10,7 @@ mod commands;
 pub mod config;
 mod create;
 mod demotion;
+mod dirty_map;
 mod disk_failure;
 mod entropy;
 mod flush;
@@ -40,6 +41,7 @@ mod write_log;
 
 pub use attach::FileFacts;
 pub use create::{CreateSpec, Origin, create};
+pub use dirty_map::DirtyExtent;
 pub use volume::Volume;
 
 /// Offsets and lengths of client requests are multiples of this.

@@ -12,7 +12,7 @@ use evenkeel_core::{
     ids::{BootId, InstanceId, NodeId, PeerIndex, Timestamp},
     meta::geometry::Geometry,
     volume::{
-        CreateSpec, FileFacts, Origin, Volume,
+        CreateSpec, DirtyExtent, FileFacts, Origin, Volume,
         config::{OnPeerLoss, Protocol, RunInfo, VolumeConfig},
         create,
         io::{
@@ -20,6 +20,7 @@ use evenkeel_core::{
             RequestId, RequestOutcome,
         },
         operator::{OperatorAnswer, OperatorCommand},
+        span::ByteSpan,
         status::Status,
         wire::Frame,
     },
@@ -153,6 +154,11 @@ impl Pair {
 
     pub(crate) fn status(&self, node: usize) -> Status {
         self.nodes[node].volume.as_ref().expect("the node lives").status()
+    }
+
+    /// What the other node lacks between these bytes.
+    pub(crate) fn dirty_map(&self, node: usize, span: ByteSpan, limit: usize) -> Vec<DirtyExtent> {
+        self.nodes[node].volume.as_ref().expect("the node lives").dirty_map(span, limit)
     }
 
     /// Changes a disk without the engine (F40).

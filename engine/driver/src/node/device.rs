@@ -297,7 +297,7 @@ impl VolumeDevice {
                 }
                 runner.map(Span::new(range.offset, range.len)).await.map(Reply::Extents)
             }
-            MapContext::Dirty => Err(ErrorClass::Invalid),
+            MapContext::Dirty => Ok(Reply::Extents(runner.dirty_map(span_of(range)))),
         });
     }
 }

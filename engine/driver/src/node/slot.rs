@@ -114,7 +114,7 @@ impl Slot {
             read_only: false,
             rotational: false,
             fast_zero: false,
-            contexts: vec![MapContext::Allocation],
+            contexts: MapContext::ALL.to_vec(),
         };
         self.publish(directory, Arc::new(features));
     }

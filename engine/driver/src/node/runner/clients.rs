@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use evenkeel_core::volume::io::{
-    ClientId as CoreClient, ClientOperation, Event, RequestError, RequestId, RequestOutcome,
+use evenkeel_core::volume::{
+    io::{ClientId as CoreClient, ClientOperation, Event, RequestError, RequestId, RequestOutcome},
+    span::ByteSpan,
 };
 use evenkeel_nbd::{
     buffer::AlignedBuffer,
@@ -91,6 +92,16 @@ impl Runner {
     /// Follows a hint to read ahead.
     pub(in crate::node) async fn prefetch(&self, span: Span) -> Result<(), ErrorClass> {
         self.data.prefetch(span).await.map_err(class_of)
+    }
+
+    /// Which parts a replica lacks. All of them may, as far as a volume knows that is not open any more.
+    pub(in crate::node) fn dirty_map(&self, span: ByteSpan) -> Vec<Extent> {
+        let extents = self.inner.borrow().volume.dirty_map(span, Extent::MAX_PER_REPLY);
+        if extents.is_empty() {
+            return vec![Extent { len: span.len, flags: Extent::DIRTY }];
+        }
+        let describe = |dirty| if dirty { Extent::DIRTY } else { 0 };
+        extents.iter().map(|extent| Extent { len: extent.len, flags: describe(extent.dirty) }).collect()
     }
 
     /// Which parts of the own disk hold data.

@@ -18,7 +18,7 @@ pub(super) fn features(name: &str, shape: &Shape) -> Features {
         read_only: false,
         rotational: false,
         fast_zero: shape.can_punch || shape.can_zero_keep,
-        contexts: vec![MapContext::Allocation],
+        contexts: MapContext::ALL.to_vec(),
     }
 }
 
