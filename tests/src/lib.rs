@@ -1,6 +1,7 @@
-//! What the end-to-end tests share: the server under test, a raw NBD client, a load and the judge of what became of
+//! What the end-to-end tests share: the server and the cluster under test, a raw NBD client, a load and the judge of what became of
 //! it, the programs of the machine that test, and how much work a test does.
 
+pub mod cluster;
 pub mod judge;
 pub mod load;
 pub mod raw;

@@ -1,0 +1,9 @@
+//! Two and three real nodes: `evenkeel daemon` with real clients, real faults, and the judge at the end
+//! (`tests/src/judge`).
+
+mod chaos;
+mod clients;
+mod disks;
+mod plain;
+mod resync;
+mod split_brain;
