@@ -4,6 +4,8 @@
 mod chaos;
 mod clients;
 mod disks;
+mod filesystem;
 mod plain;
+mod refused;
 mod resync;
 mod split_brain;

@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod judge;
+pub mod kernel;
 pub mod load;
 pub mod raw;
 pub mod scale;
