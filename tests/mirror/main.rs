@@ -4,8 +4,10 @@
 mod chaos;
 mod clients;
 mod disks;
+mod failover;
 mod filesystem;
 mod plain;
 mod refused;
 mod resync;
 mod split_brain;
+mod verify;
