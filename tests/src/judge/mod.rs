@@ -17,6 +17,8 @@
 //! checking is a matter of sorting ([`register`]). Zeroes are not unique: whatever zeroing explains them counts, so
 //! a run with many of them proves a little less, and never accuses wrongly.
 
+#[cfg(test)]
+mod brute_force;
 pub mod convergence;
 mod cut;
 pub mod history;
