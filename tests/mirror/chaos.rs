@@ -20,8 +20,10 @@ enum Action {
     KillPrimary,
     /// kill -9 of the primary; the other is promoted by force; the old one comes back as its secondary.
     KillPrimaryForGood,
-    /// kill -9 of the secondary; it starts again.
+    /// kill -9 of the secondary; it starts again once the primary goes on alone.
     KillSecondary,
+    /// kill -9 of the secondary; it starts again at once.
+    RestartSecondary,
     /// SIGSTOP of the secondary until the primary drops it, then SIGCONT.
     StopSecondary,
     /// SIGSTOP of the primary, promotion of the other by force, then SIGCONT.
@@ -31,10 +33,11 @@ enum Action {
 }
 
 /// How often each comes in a round.
-const ROUND: [(Action, usize); 6] = [
+const ROUND: [(Action, usize); 7] = [
     (Action::KillPrimary, 12),
     (Action::KillPrimaryForGood, 8),
-    (Action::KillSecondary, 20),
+    (Action::KillSecondary, 10),
+    (Action::RestartSecondary, 10),
     (Action::StopSecondary, 3),
     (Action::StopPrimary, 2),
     (Action::Cut, 5),
@@ -44,7 +47,7 @@ impl Action {
     const fn permits(self) -> Permits {
         match self {
             Self::KillPrimary | Self::KillPrimaryForGood | Self::StopPrimary => Permits::Disconnect,
-            Self::KillSecondary | Self::StopSecondary | Self::Cut => Permits::Delay,
+            Self::KillSecondary | Self::RestartSecondary | Self::StopSecondary | Self::Cut => Permits::Delay,
         }
     }
 
@@ -67,6 +70,11 @@ impl Action {
                 trial.secondary().kill()?;
                 trial.load.wait_for_writes(20)?;
                 trial.secondary().start()?;
+            }
+            Self::RestartSecondary => {
+                trial.secondary().kill()?;
+                trial.secondary().start()?;
+                trial.load.wait_for_writes(20)?;
             }
             Self::StopSecondary => {
                 trial.secondary().pause()?;
@@ -128,7 +136,7 @@ fn rounds(protocol: char) -> Result<()> {
         ROUND.iter().filter(|(action, _)| wanted.contains(action)).map(|(_, count)| count).sum()
     };
     assert!(count(&[Action::KillPrimary, Action::KillPrimaryForGood]) >= 20, "kills of the primary");
-    assert!(count(&[Action::KillSecondary]) >= 20, "kills of the secondary");
+    assert!(count(&[Action::KillSecondary, Action::RestartSecondary]) >= 20, "kills of the secondary");
     assert!(count(&[Action::StopPrimary, Action::StopSecondary]) >= 5, "stops");
     assert!(count(&[Action::Cut]) >= 5, "cuts");
     (1..=scaled(1)).try_for_each(|seed| round(protocol, seed))

@@ -35,7 +35,11 @@ fn history(numbers: &mut Numbers) -> Vec<Step> {
     let mut steps = vec![Step { begin: 1, end: 2, write: 1, kind: Shape::Write }];
     for pair in times.chunks(2) {
         let (begin, end) = (pair[0].min(pair[1]), pair[0].max(pair[1]));
-        let kind = [Shape::Read, Shape::Read, Shape::Write, Shape::Lost][numbers.below(4) as usize];
+        let kind = match numbers.below(4) {
+            0 => Shape::Write,
+            1 => Shape::Lost,
+            _ => Shape::Read,
+        };
         let write = u32::try_from(steps.len()).expect("few") + 1;
         steps.push(Step { begin, end, write, kind });
     }
