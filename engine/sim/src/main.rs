@@ -206,9 +206,9 @@ fn tell<E: Engine>(plan: &Plan, settings: &E::Settings, options: &Options) {
             }
             let kinds: Vec<String> =
                 short.plan.faults.iter().map(|fault| format!("{:?}", fault.kind)).collect();
-            let outcome = run::<E>(&short.plan, settings, options.lines.min(200));
+            let outcome = run::<E>(&short.plan, settings, options.lines);
             text.push_str(&format!("\nkinds left: {}\nthe short run's end:", kinds.join(",")));
-            for line in outcome.trace.iter().rev().take(200).rev() {
+            for line in &outcome.trace {
                 text.push('\n');
                 text.push_str(line);
             }
