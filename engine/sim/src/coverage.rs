@@ -113,6 +113,9 @@ pub(crate) fn frame_kind(frame: &Frame) -> usize {
         Frame::Start(_) => 32,
         Frame::Compare { .. } => 33,
         Frame::Compared { .. } => 34,
+        Frame::Host { .. } => 35,
+        Frame::Fetch { .. } => 36,
+        Frame::Fetched { .. } => 37,
     }
 }
 

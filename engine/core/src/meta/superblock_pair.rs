@@ -221,8 +221,8 @@ impl SuperblockPair {
         self.writing.is_some()
     }
 
-    /// Begins an update. The write must be made and flushed; then [`Self::committed`] is called. If it fails the
-    /// disk has failed, and this pair ends with it.
+    /// Begins an update. The write must be made and flushed; then [`Self::committed`] is called, or
+    /// [`Self::failed`] if it did not end well.
     ///
     /// # Panics
     /// If an update is under way, or `new` goes back in anything that never goes back.
@@ -244,6 +244,12 @@ impl SuperblockPair {
         self.sequence = self.next_sequence();
         self.current = self.writing.take().expect("an update was begun");
         self.newest = self.newest.other();
+    }
+
+    /// The update could not be written, or not be made stable: any part of it may be there. The next one goes to the
+    /// same copy, so that the other stays whole.
+    pub fn failed(&mut self) {
+        self.writing = None;
     }
 
     fn next_sequence(&self) -> u64 {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{
     DiskState, Role,
     config::{RunInfo, VolumeConfig},
+    disk_failure::Failure,
     entropy::Entropy,
     flush::Flushes,
     io::{Action, Area, DiskError, Notice},
@@ -17,6 +18,7 @@ use super::{
     peer::Peer,
     promotion::Resumption,
     range_lock::RangeLock,
+    remote_read::RemoteReads,
     slab::Slab,
     span::ByteSpan,
     status::IoCounters,
@@ -115,6 +117,9 @@ impl Volume {
             io: IoCounters::default(),
             verify: None,
             heir: None,
+            diskless: None,
+            remote_reads: RemoteReads::default(),
+            reads_media: false,
             peers,
             lock: RangeLock::new(),
             operations: Slab::new(),
@@ -147,7 +152,7 @@ impl Volume {
             Ok(()) => self.read_meta(ByteSpan { offset: 0, len: REGIONS_START }),
             Err(error) => {
                 self.stage = Stage::Closed;
-                self.fail_disk(Area::Meta, error);
+                self.fail_disk(Failure::Commit(error));
             }
         }
     }
@@ -265,6 +270,10 @@ impl Volume {
             may_resume: flags.crashed_primary && same_boot && recently && both_good,
             sure: both_good && flags.was_up_to_date && flags.entitled && (clean || same_boot),
         };
+        // What the kernel's cache shows is what the media have if the last run ended well, or if the kernel has been
+        // booted since. (That an earlier run met a failed flush may not have come as far as the metadata.)
+        let booted_since = run.boot_clock_nanos < superblock.counted_at_boot_nanos;
+        let reads_media = clean || booted_since || superblock.instance.is_none();
         store.begin_run(run);
         if may_be_old {
             // As a disk that was set back (D6): never a source, compared whole.
@@ -280,6 +289,7 @@ impl Volume {
         // G7: what the crash left open may differ on every peer; its bits are stable before the log lets go.
         self.store_mut().replay_log();
         self.store_mut().after_bitmaps(Then::Attached);
+        self.reads_media = reads_media;
         left
     }
 
@@ -292,7 +302,7 @@ impl Volume {
     pub(crate) fn on_first_flush_done(&mut self, result: Result<(), DiskError>) {
         if let Err(error) = result {
             self.stage = Stage::Closed;
-            self.fail_disk(Area::Data, error);
+            self.fail_disk(Failure::Flush(error));
             return;
         }
         let Stage::Opening(opening) = std::mem::replace(&mut self.stage, Stage::Running) else {

@@ -8,7 +8,7 @@
 //! same call in which its extents are hot, so no extent can be evicted between the two.
 
 use super::{
-    Role,
+    DiskState, Role,
     config::Protocol,
     io::{Action, ClientId, ClientOperation, RequestError, RequestId, RequestOutcome},
     operation::{Content, Kind, Operation, Purpose, Request},
@@ -64,7 +64,8 @@ impl Volume {
         let next_waiting = self.fail_overdue_waiting();
         let next_withheld = self.fail_overdue_withheld();
         let next_flush = self.fail_overdue_flushes();
-        [next_waiting, next_withheld, next_flush].into_iter().flatten().min()
+        let next_read = self.fail_overdue_reads();
+        [next_waiting, next_withheld, next_flush, next_read].into_iter().flatten().min()
     }
 
     /// The same for what was admitted and whose answer is withheld. It stays where it was written; only nobody
@@ -101,10 +102,17 @@ impl Volume {
         for _ in 0..self.parked.len() {
             let key = self.parked.pop_front().expect("counted");
             let operation = self.operations.get_mut(key).expect("a parked piece is in the lock");
-            let Kind::ClientWrite { request, .. } = operation.kind else {
-                panic!("only client writes are parked")
+            let answered = match operation.kind {
+                Kind::ClientWrite { request, .. } => {
+                    self.requests.get_mut(request).is_some_and(|request| request.answered)
+                }
+                Kind::Replica { .. } => false,
+                Kind::ClientRead { .. }
+                | Kind::SourceRead { .. }
+                | Kind::Check { .. }
+                | Kind::TargetStore { .. } => panic!("only writes are parked"),
             };
-            if self.requests.get_mut(request).is_some_and(|request| request.answered) {
+            if answered {
                 self.give_up(key);
             } else {
                 self.parked.push_back(key);
@@ -249,6 +257,17 @@ impl Volume {
 
     /// A piece holds its extents: issues it now, or as soon as answers go on and the log has room.
     pub(crate) fn issue_or_park(&mut self, key: Key) {
+        let operation = self.operations.get_mut(key).expect("a piece in the lock exists");
+        if matches!(operation.kind, Kind::Replica { .. }) {
+            if self.disk == DiskState::Failed {
+                self.leave(key);
+            } else if self.log.is_full() || !self.parked.is_empty() {
+                self.parked.push_back(key);
+            } else {
+                self.issue_hosted(key);
+            }
+            return;
+        }
         if self.role != Role::Primary || self.suspended == Some(Suspended::Deposed) {
             self.give_up(key);
             return;
@@ -266,7 +285,15 @@ impl Volume {
             && !self.log.is_full()
             && let Some(key) = self.parked.pop_front()
         {
-            self.issue(key);
+            let operation = self.operations.get_mut(key).expect("a parked piece is in the lock");
+            match operation.kind {
+                Kind::Replica { .. } => self.issue_hosted(key),
+                Kind::ClientWrite { .. }
+                | Kind::ClientRead { .. }
+                | Kind::SourceRead { .. }
+                | Kind::Check { .. }
+                | Kind::TargetStore { .. } => self.issue(key),
+            }
         }
     }
 
@@ -297,21 +324,22 @@ impl Volume {
 
     /// Gives the piece its place in the order and sends it everywhere at once (W2).
     fn issue(&mut self, key: Key) {
-        let mut awaited = Places::NONE.with(Place::Own);
+        let diskless = self.is_diskless();
+        let mut awaited = if diskless { Places::NONE } else { Places::NONE.with(Place::Own) };
         let operation = self.operations.get_mut(key).expect("a piece in the lock exists");
         let span = operation.span;
         let Kind::ClientWrite { content, fua, .. } = &operation.kind else {
             panic!("only a client's write is issued")
         };
         let (content, fua) = (content.clone(), *fua);
-        if self.config.protocol != Protocol::A {
+        if self.config.protocol != Protocol::A || diskless {
             for peer in &self.peers {
                 if peer.is_counted() {
                     awaited = awaited.with(Place::Peer(peer.index));
                 }
             }
         }
-        let by_receipt = self.config.protocol == Protocol::B && !fua;
+        let by_receipt = self.config.protocol == Protocol::B && !fua && !diskless;
         let sequence = self.log.issue(span, awaited, by_receipt, key);
         self.store_mut().assigned(span, sequence);
         let operation = self.operations.get_mut(key).expect("still there");
@@ -329,7 +357,9 @@ impl Volume {
                 self.store_mut().mark_dirty(peer, span, sequence);
             }
         }
-        self.write_own(key, span, content, fua);
+        if !diskless {
+            self.write_own(key, span, content, fua);
+        }
     }
 
     /// Answers the pieces that have become answerable, unless answers are withheld (W6).

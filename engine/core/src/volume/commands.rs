@@ -21,6 +21,11 @@ impl Volume {
             OperatorCommand::Primary(force) => self.begin_promotion(Some(id), force),
             OperatorCommand::Secondary { .. } => self.begin_demotion(Some(id), false),
             OperatorCommand::Shutdown => self.begin_demotion(Some(id), true),
+            OperatorCommand::Disconnect(peer) if self.is_hosted_by(peer) => {
+                let why =
+                    "this node's disk failed and the peer serves for it; make this node secondary first";
+                self.answer(id, Err(why));
+            }
             OperatorCommand::Disconnect(peer) => {
                 self.peer_mut(peer).allowed = false;
                 self.part_from(peer);
@@ -104,7 +109,7 @@ impl Volume {
             self.answer(id, Err("this node is primary; its copy cannot be declared bad"));
             return;
         }
-        if !self.peers.iter().any(super::peer::Peer::is_in_sync) {
+        if !self.peer_indices().any(|peer| self.has_copy(peer)) {
             let why =
                 "no peer is in sync with this node: its copy may be the only good one; connect a peer first";
             self.answer(id, Err(why));

@@ -8,8 +8,9 @@
 //! ```
 
 use super::{
-    Role,
-    io::{Action, Area, Channel, CommandId, DiskError, Notice, RequestError},
+    DiskState, Role,
+    disk_failure::Failure,
+    io::{Action, Channel, CommandId, DiskError, Notice, RequestError},
     operation::Purpose,
     status::Suspended,
     store::Then,
@@ -96,8 +97,21 @@ impl Volume {
                 return;
             }
         }
+        if self.disk == DiskState::Failed {
+            // Nothing is recorded on a failed disk; its right was given up when it failed (W7).
+            self.demotion.as_mut().expect("a demotion is under way").stage = DemotionStage::Recording;
+            self.on_demoted();
+            return;
+        }
         self.store_mut().become_secondary();
         self.record_demotion();
+    }
+
+    /// A demotion under way ends here: the reason is another end of the role, or of the disk.
+    pub(crate) fn cancel_demotion(&mut self, why: &'static str) {
+        if let Some(demotion) = self.demotion.take() {
+            self.answer_maybe(demotion.id, Err(why));
+        }
     }
 
     fn record_demotion(&mut self) {
@@ -109,7 +123,7 @@ impl Volume {
     pub(crate) fn on_shutdown_flush_done(&mut self, result: Result<(), DiskError>) {
         match result {
             Ok(()) => self.record_demotion(),
-            Err(error) => self.fail_disk(Area::Data, error),
+            Err(error) => self.fail_disk(Failure::Flush(error)),
         }
     }
 
@@ -129,13 +143,24 @@ impl Volume {
             self.out.push(Action::Notice(Notice::Role(Role::Secondary)));
             self.report_everywhere_again();
         }
+        if self.disk == DiskState::Failed {
+            self.diskless = None;
+            if shutdown {
+                self.on_closed_cleanly();
+                return;
+            }
+            for peer in self.peer_indices() {
+                self.send(peer, Channel::Control, Frame::Leave);
+                self.close_link(peer, super::disk_failure::OWN_DISK_FAILED);
+            }
+        }
         if !shutdown {
             self.demotion = None;
             self.answer_maybe(id, Ok(()));
             self.tell_mark();
             return;
         }
-        let heir = self.peer_indices().find(|&peer| self.peer(peer).is_in_sync());
+        let heir = self.peer_indices().find(|&peer| self.has_copy(peer));
         match heir.filter(|_| self.store().is_entitled()) {
             Some(peer) => {
                 self.demotion.as_mut().expect("just looked at").stage = DemotionStage::Yielding(peer);

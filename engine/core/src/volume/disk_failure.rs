@@ -1,7 +1,18 @@
-//! The own disk has failed (W4): nothing more can be promised from it.
+//! The own disk has failed (W4, W7): nothing more can be promised from it in this run.
 //!
-//! A primary steps down and hands its right to a peer in sync, which has everything that was answered. Serving
-//! through that peer without a disk of one's own (W7) is not built yet.
+//! Writes, flushes and commits condemn a disk; a read that fails does not: it is answered from elsewhere or with an
+//! error, because the copy around an unreadable sector may be the last good one (found by the simulator).
+//!
+//! ```text
+//!   primary, peer in sync ──> Failed, the peer serves (see `diskless`)
+//!   primary, alone        ──> Failed, secondary: requests end with errors
+//!   secondary             ──> Failed, links closed; an entitlement goes to a peer in sync first
+//! ```
+//!
+//! What is recorded, if it still can be: the copy is that of its head but for what the activity log covers. So it
+//! comes back Inconsistent, as the target of a resync toward its own head, which goes by bitmap. The last good copy
+//! is only put in doubt, so that `primary --force` still takes it; unless a flush failed: then the kernel's cache may
+//! show what the media do not have, and nobody may read from it what others are to rely on.
 
 use super::{
     DiskState, Role,
@@ -10,61 +21,146 @@ use super::{
     store::Then,
     volume::{Stage, Volume},
     wire::Frame,
+    write_log::Place,
 };
+use crate::ids::PeerIndex;
+
+/// Why no request, command or promotion can go on.
+pub(crate) const OWN_DISK_FAILED: &str = "the own disk failed";
+
+/// What a disk could not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A write or zeroing of data.
+    Write(DiskError),
+    /// A flush of data, or a write that was to be stable.
+    Flush(DiskError),
+    /// A commit of metadata.
+    Commit(DiskError),
+}
+
+impl Failure {
+    fn parts(self) -> (Area, DiskError) {
+        match self {
+            Self::Write(error) | Self::Flush(error) => (Area::Data, error),
+            Self::Commit(error) => (Area::Meta, error),
+        }
+    }
+}
 
 impl Volume {
     /// The own disk failed: final for this run. Nothing is answered from it any more.
-    pub(crate) fn fail_disk(&mut self, area: Area, error: DiskError) {
+    pub(crate) fn fail_disk(&mut self, failure: Failure) {
         if self.disk == DiskState::Failed {
             return;
         }
+        let (area, error) = failure.parts();
         self.notice(Notice::DiskFailed(area, error));
+        let before = self.disk;
         self.set_disk(DiskState::Failed);
-        self.on_own_disk_failed(area);
-    }
-
-    /// The own disk has failed (W4): nothing more can be promised from here.
-    fn on_own_disk_failed(&mut self, area: Area) {
-        self.cancel_promotion("the own disk failed");
+        self.cancel_promotion(OWN_DISK_FAILED);
         self.resumption = None;
-        self.demotion = None;
-        self.fail_waiting(RequestError::Io);
-        if !matches!(self.stage, Stage::Running) {
+        self.end_verify(Err(OWN_DISK_FAILED));
+        if self.store.is_none() {
             return;
         }
+        if !matches!(self.stage, Stage::Running) {
+            self.condemn(false);
+            self.advance_commit();
+            return;
+        }
+        let host = self.would_be_host();
+        self.cancel_demotion(OWN_DISK_FAILED);
+        let other = self.peer_indices().find(|&peer| self.has_copy(peer));
+        let good = matches!(before, DiskState::Consistent | DiskState::Outdated | DiskState::UpToDate);
+        let flushed = !matches!(failure, Failure::Flush(_));
+        if host.is_none() && self.store().is_entitled() {
+            self.heir = other;
+        }
+        self.condemn(good && flushed && other.is_none());
+        match (self.role, host) {
+            (Role::Primary, Some(host)) => self.begin_diskless(host),
+            (Role::Primary, None) => self.step_down(),
+            (Role::Secondary, _) => self.fail_waiting(RequestError::Io),
+        }
+        for peer in self.peer_indices() {
+            if host != Some(peer) && self.heir != Some(peer) {
+                self.part_for_failure(peer);
+            }
+        }
+    }
+
+    /// Whether the peer has what this node has, on a disk of its own.
+    pub(crate) fn has_copy(&self, peer: PeerIndex) -> bool {
+        match self.session(peer) {
+            Session::Leading(leading) => leading.in_sync(),
+            Session::Following(following) => following.in_sync() && !following.is_host(),
+            Session::Down
+            | Session::Greeting
+            | Session::Comparing(_)
+            | Session::Starting(_)
+            | Session::Apart(_) => false,
+        }
+    }
+
+    fn condemn(&mut self, last_copy: bool) {
+        for then in self.store_mut().condemn(last_copy) {
+            self.not_done(then);
+        }
+    }
+
+    /// What was to follow from a commit will not.
+    pub(crate) fn not_done(&mut self, then: Then) {
+        if let Then::Answered(id) = then {
+            self.answer(id, Err(OWN_DISK_FAILED));
+        }
+    }
+
+    /// Nobody can serve in place of the own disk: what clients have asked for ends with an error.
+    pub(crate) fn step_down(&mut self) {
+        self.diskless = None;
+        self.fail_waiting(RequestError::Io);
         self.fail_flushes(RequestError::Io);
         self.fail_unissued_pieces();
         self.fail_requests();
-        if self.role == Role::Primary {
-            // A peer in sync has everything that was answered: it gets the right to go on, so that nobody has
-            // to force it. This copy comes back Inconsistent. Only a right that was durably given up can be
-            // handed on, and without metadata nothing can be given up.
-            if area == Area::Data {
-                self.heir = self.peer_indices().find(|&peer| self.peer(peer).is_in_sync());
-            }
-            self.role = Role::Secondary;
-            self.suspended = None;
-            self.confirming.clear();
-            self.notice(Notice::Role(Role::Secondary));
-            self.release_withheld();
+        self.role = Role::Secondary;
+        self.suspended = None;
+        self.confirming.clear();
+        self.notice(Notice::Role(Role::Secondary));
+        if self.log.takes_part(Place::Own) {
+            self.log.leave(Place::Own, |_| {}, &mut self.answerable);
         }
-        self.store_mut().invalidate();
-        for peer in self.peer_indices() {
-            if self.heir == Some(peer) {
-                self.store_mut().after_commit(Then::RightGivenUp);
-                continue;
-            }
-            if matches!(self.session(peer), Session::Following(_)) {
-                self.send(peer, Channel::Data, Frame::Failed);
-            }
-            self.close_link(peer, "the own disk failed");
+        self.release_withheld();
+        for id in std::mem::take(&mut self.promotion_waiters) {
+            self.answer(id, Err(OWN_DISK_FAILED));
+        }
+        self.tell_mark();
+    }
+
+    fn part_for_failure(&mut self, peer: PeerIndex) {
+        if matches!(self.session(peer), Session::Following(_)) {
+            self.send(peer, Channel::Data, Frame::Failed);
+        }
+        self.close_link(peer, OWN_DISK_FAILED);
+    }
+
+    /// The failure is recorded, and the right to be promoted given up with it: it can be handed on.
+    pub(crate) fn on_condemned(&mut self) {
+        self.ask_host();
+        if let Some(peer) = self.heir {
+            self.send(peer, Channel::Control, Frame::Yield);
         }
     }
 
-    /// This node may not be promoted any more, durably: the heir may.
-    pub(crate) fn on_right_given_up(&mut self) {
-        if let Some(peer) = self.heir {
-            self.send(peer, Channel::Control, Frame::Yield);
+    /// Not even the failure could be recorded. What was not given up durably cannot be handed on: after a restart
+    /// this node could not know that somebody else has it.
+    pub(crate) fn on_not_condemned(&mut self) {
+        if self.is_diskless() {
+            self.step_down();
+        }
+        self.heir = None;
+        for peer in self.peer_indices() {
+            self.part_for_failure(peer);
         }
     }
 }

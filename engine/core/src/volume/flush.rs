@@ -9,8 +9,10 @@
 use std::collections::VecDeque;
 
 use super::{
+    DiskState,
     config::Protocol,
-    io::{Action, Area, Channel, ClientId, DiskError, RequestError, RequestId, RequestOutcome},
+    disk_failure::Failure,
+    io::{Action, Channel, ClientId, DiskError, RequestError, RequestId, RequestOutcome},
     operation::Purpose,
     volume::Volume,
     wire::Frame,
@@ -77,7 +79,12 @@ impl Volume {
         }
         let applied = self.log.applied_to(Place::Own);
         let wanted = self.flushes.wanted;
-        if !self.flushes.own_under_way && self.log.stable_to(Place::Own) < wanted && applied >= wanted {
+        let works = self.disk != DiskState::Failed;
+        if works
+            && !self.flushes.own_under_way
+            && self.log.stable_to(Place::Own) < wanted
+            && applied >= wanted
+        {
             self.flushes.own_under_way = true;
             let tag = self.tag(Purpose::OwnFlush(applied));
             self.out.push(Action::Flush { tag });
@@ -101,8 +108,9 @@ impl Volume {
     }
 
     fn is_stable_where_it_counts(&self, upto: Sequence) -> bool {
-        self.log.stable_to(Place::Own) >= upto
-            && (self.config.protocol == Protocol::A
+        let peers_count = self.config.protocol != Protocol::A || self.is_diskless();
+        (self.is_diskless() || self.log.stable_to(Place::Own) >= upto)
+            && (!peers_count
                 || self
                     .peers
                     .iter()
@@ -113,11 +121,13 @@ impl Volume {
     pub(crate) fn on_own_flush_done(&mut self, upto: Sequence, result: Result<(), DiskError>) {
         self.flushes.own_under_way = false;
         match result {
+            // What a failed disk flushes is of no use.
+            Ok(()) if self.disk == DiskState::Failed => {}
             Ok(()) => {
                 self.log.stable(Place::Own, upto).expect("the flush covered what was applied");
                 self.on_log_shrunk();
             }
-            Err(error) => self.fail_disk(Area::Data, error),
+            Err(error) => self.fail_disk(Failure::Flush(error)),
         }
     }
 

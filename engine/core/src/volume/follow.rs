@@ -20,12 +20,15 @@ use bytes::Bytes;
 use super::{
     DiskState,
     config::Protocol,
+    disk_failure::Failure,
+    host::Hosting,
     io::{Action, Channel, DiskError, LinkId, Notice, ZeroMode},
     operation::{Content, Kind, Purpose},
     peer::Session,
     progress::Progress,
     pull::Pulling,
     range_lock::Access,
+    remote_read::Fetch,
     span::ByteSpan,
     store::Then,
     verify::Question,
@@ -55,6 +58,10 @@ pub(crate) struct Following {
     barrier: Sequence,
     /// Comparisons that the leader asked for.
     pub(crate) questions: Vec<Question>,
+    /// Whether this node serves for a leader without a disk (W7).
+    pub(crate) hosting: Hosting,
+    /// What the leader wants to read.
+    pub(crate) fetches: Vec<Fetch>,
     /// How far the resync is, if blocks are copied.
     pub(crate) progress: Option<Progress>,
 }
@@ -97,12 +104,19 @@ impl Following {
             parked: VecDeque::new(),
             barrier: Sequence::ZERO,
             questions: Vec::new(),
+            hosting: Hosting::No,
+            fetches: Vec::new(),
             progress,
         }
     }
 
     pub(crate) fn in_sync(&self) -> bool {
         matches!(self.phase, Phase::InSync)
+    }
+
+    /// Whether the only copy is here.
+    pub(crate) fn is_host(&self) -> bool {
+        self.hosting == Hosting::Serving
     }
 
     /// The last write that came in.
@@ -216,12 +230,16 @@ impl Volume {
             return Ok(());
         }
         let receipt = self.config.protocol == Protocol::B;
+        let fits = self.store().fits_piece(span);
         let following = self.following_mut(peer)?;
         if following.received.map(Sequence::next) != Some(sequence) {
             return Err(Broken("a write out of order"));
         }
         if after >= sequence {
             return Err(Broken("a write that waits for itself"));
+        }
+        if following.is_host() && !fits {
+            return Err(Broken("a write that needs too much of the activity log"));
         }
         following.received = Some(sequence);
         let stable = following.barrier;
@@ -244,7 +262,8 @@ impl Volume {
         {
             let Parked { sequence, span, content, fua, .. } =
                 following.parked.pop_front().expect("there is a front");
-            let kind = Kind::Replica { peer, link, sequence, content, fua };
+            let hosted = following.is_host().then_some(Sequence::ZERO);
+            let kind = Kind::Replica { peer, link, sequence, content, fua, hosted };
             self.enter(span, Access::Change, kind);
         }
     }
@@ -260,6 +279,8 @@ impl Volume {
         self.advance_follower_flush(peer);
         self.advance_pulling(peer);
         self.advance_questions(peer);
+        self.advance_fetches(peer);
+        self.advance_hosting(peer);
     }
 
     pub(crate) fn on_flush_to(&mut self, peer: PeerIndex, upto: Sequence) -> Result<(), Broken> {
@@ -308,7 +329,7 @@ impl Volume {
         result: Result<(), DiskError>,
     ) {
         if let Err(error) = result {
-            self.fail_disk(super::io::Area::Data, error);
+            self.fail_disk(Failure::Flush(error));
             return;
         }
         let Some(following) = self.following_on(peer, link) else { return };

@@ -57,7 +57,10 @@ impl Volume {
 
     /// Goes on with answers if nothing stands in the way any more.
     pub(crate) fn resume_answers(&mut self) {
+        let holds = Some(Suspended::NoData);
         if !matches!(self.suspended, Some(Suspended::NewGeneration | Suspended::PeerLost))
+            && !(self.is_diskless() && self.suspended == holds)
+            || !self.is_served()
             || self.store().is_head_unstable()
             || self.peers.iter().any(|peer| peer.offered.is_some())
         {
@@ -108,8 +111,8 @@ impl Volume {
         }
         self.peer_mut(peer).offered = None;
         self.store_mut().close_window(peer);
-        if matches!(self.session(peer), Session::Following(_)) {
-            // Our own promotion: now we lead. What came on the old stream was applied before we asked.
+        if matches!(self.session(peer), Session::Following(_) | Session::Apart(_)) {
+            // A host is met again (W7), or it is our own promotion: now we lead. What came on the old stream was applied before we asked.
             self.begin_leading(peer, LeadPhase::InSync, None);
         }
         self.resume_answers();
@@ -122,7 +125,11 @@ impl Volume {
         let was_offered = self.peer(peer).offered.is_some();
         let was_following = matches!(self.session(peer), Session::Following(_));
         let leaving = self.peer(peer).leaving;
-        if self.peer(peer).receives() {
+        // Everything that was answered is here, and nobody else can have gone on (W7).
+        let was_host = matches!(self.session(peer), Session::Following(following) if following.is_host());
+        if self.is_hosted_by(peer) {
+            self.withdraw_from_host(peer);
+        } else if self.peer(peer).receives() {
             self.end_leading(peer);
         }
         let state = self.peer_mut(peer);
@@ -135,13 +142,17 @@ impl Volume {
         self.on_confirmation_peer_gone(peer);
         self.on_promotion_peer_gone(peer);
         self.on_yield_peer_gone(peer);
+        self.ask_reads_again();
+        if self.is_diskless() {
+            return;
+        }
         if self.role == Role::Primary {
             if was_counted || was_offered {
                 self.begin_generation();
             } else {
                 self.resume_answers();
             }
-        } else if was_following && !leaving {
+        } else if was_following && !leaving && !was_host {
             // P1: the primary vanished; others may have gone on with it.
             self.doubt_disk();
         }

@@ -19,6 +19,7 @@
 use super::{
     DiskState, Role,
     config::Protocol,
+    disk_failure::Failure,
     follow,
     io::{Action, Channel, DiskError, LinkId, Notice},
     lead,
@@ -35,7 +36,7 @@ use crate::{
     generation::{
         decide::decide,
         record::Dirty,
-        verdict::{Extent, FullBecause, Names, Side, Verdict, Which},
+        verdict::{Extent, Names, Side, Verdict, Which},
         view::{self, Copy, NodeView, Replies, Unsettled, Wish},
     },
     ids::{PeerIndex, Term},
@@ -301,6 +302,7 @@ impl Volume {
                 if suspends(verdict).has(Side::Mine) {
                     self.depose();
                 }
+                self.meet_host(peer);
             }
         }
     }
@@ -321,7 +323,7 @@ impl Volume {
         result: Result<(), DiskError>,
     ) {
         if let Err(error) = result {
-            self.fail_disk(super::io::Area::Data, error);
+            self.fail_disk(Failure::Flush(error));
             return;
         }
         if self.peer(peer).link != Some(link) {
@@ -398,7 +400,7 @@ impl Volume {
         result: Result<(), DiskError>,
     ) {
         if let Err(error) = result {
-            self.fail_disk(super::io::Area::Data, error);
+            self.fail_disk(Failure::Flush(error));
             return;
         }
         if self.peer(peer).link != Some(link) {
@@ -436,10 +438,8 @@ impl Volume {
         }
         let Session::Starting(starting) = &self.peer(peer).session else { return };
         let copy = starting.copy;
-        let unknown =
-            matches!(starting.verdict, Verdict::Resync { extent: Extent::Full(FullBecause::Unknown), .. });
         let progress = starting.progress(self.store().dirty_bytes(peer), self.now);
-        let pulling = Pulling::new(copy, !unknown);
+        let pulling = Pulling::new(copy, self.reads_media);
         self.begin_following(peer, follow::Phase::Pulling(pulling), progress);
         self.send(peer, Channel::Control, Frame::Ready);
     }

@@ -103,7 +103,8 @@ pub enum Area {
     Meta,
 }
 
-/// How a disk action failed. Any failure of a write or a flush is final for the disk (design W4).
+/// How a disk action failed. Any failure of a write, a flush or a commit is final for the disk (design W4); a failed
+/// read is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskError {
     /// The disk says so.
@@ -304,4 +305,8 @@ pub enum Notice {
     NotOpened(OpenError),
     /// The own disk failed.
     DiskFailed(Area, DiskError),
+    /// The own disk failed, and this primary goes on through the peer: the only copy is there (W7).
+    ServedByPeer(PeerIndex),
+    /// Bytes of the own disk cannot be read; what asked for them got them elsewhere, or failed.
+    Unreadable(ByteSpan),
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    Role,
+    DiskState, Role,
     io::{Action, Channel, LinkId},
     peer::Session,
     volume::{Broken, Stage, Volume},
@@ -29,7 +29,7 @@ impl Volume {
             return;
         }
         let running = matches!(self.stage, Stage::Running);
-        if !running || !self.peer(peer).allowed || self.disk == super::DiskState::Failed {
+        if !running || !self.peer(peer).allowed || !self.may_link_without_disk(peer) {
             let reason = if running { "disconnected by the operator" } else { "the volume is not open" };
             self.out.push(Action::CloseLink { peer, link, reason });
             return;
@@ -158,9 +158,14 @@ impl Volume {
         self.minute.0.after(MINUTE)
     }
 
+    /// Whether data change by this node's doing, on a disk that works.
+    fn counts_minutes(&self) -> bool {
+        (self.role == Role::Primary && self.disk != DiskState::Failed) || self.is_host()
+    }
+
     /// D6: the counter rises once a minute while data change; also lets idle extents go (D8).
     fn count_minute(&mut self) {
-        if self.role != Role::Primary || self.now < self.minute_at() {
+        if !self.counts_minutes() || self.now < self.minute_at() {
             return;
         }
         let issued = self.log.issued();
@@ -190,7 +195,7 @@ impl Volume {
         {
             at(time);
         }
-        if self.role == Role::Primary {
+        if self.counts_minutes() {
             at(self.minute_at());
         }
         for peer in self.peer_indices() {

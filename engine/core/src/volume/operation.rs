@@ -29,6 +29,19 @@ pub(crate) struct Operation {
     pub(crate) kind: Kind,
 }
 
+impl Operation {
+    /// Whether it is a write that has to be stable when it is done.
+    pub(crate) fn is_fua(&self) -> bool {
+        match self.kind {
+            Kind::ClientWrite { fua, .. } | Kind::Replica { fua, .. } => fua,
+            Kind::ClientRead { .. }
+            | Kind::SourceRead { .. }
+            | Kind::Check { .. }
+            | Kind::TargetStore { .. } => false,
+        }
+    }
+}
+
 /// Who wants the operation, and what.
 #[derive(Debug)]
 pub(crate) enum Kind {
@@ -44,7 +57,15 @@ pub(crate) enum Kind {
     /// A client's read.
     ClientRead { client: ClientId, id: RequestId },
     /// A write of the primary that this node follows.
-    Replica { peer: PeerIndex, link: LinkId, sequence: Sequence, content: Content, fua: bool },
+    Replica {
+        peer: PeerIndex,
+        link: LinkId,
+        sequence: Sequence,
+        content: Content,
+        fua: bool,
+        /// Of a write that this node applies as a host: its sequence in the own log, zero before it has one.
+        hosted: Option<Sequence>,
+    },
     /// The source's read for a resync.
     SourceRead { peer: PeerIndex, link: LinkId, pull: u64, read_at: Sequence, digests: Vec<u128> },
     /// The leader's side of a comparison.
@@ -88,6 +109,10 @@ pub(crate) enum Purpose {
     OwnFlush(Sequence),
     /// A flush for the primary that this node follows.
     FollowerFlush { peer: PeerIndex, link: LinkId, upto: Sequence },
+    /// The flush before a follower becomes the host.
+    HostFlush { peer: PeerIndex, link: LinkId },
+    /// The host's read for its primary.
+    FetchRead { peer: PeerIndex, link: LinkId, fetch: u64 },
     /// The follower's read for a comparison.
     QuestionRead { peer: PeerIndex, link: LinkId, question: u64 },
     /// The target's read of what it has, to compare.

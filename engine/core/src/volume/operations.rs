@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    io::{Action, Area, DiskError, RequestError, RequestOutcome},
+    disk_failure::Failure,
+    io::{Action, Area, DiskError, Notice, RequestError, RequestOutcome},
     operation::{Kind, Purpose},
     slab::Key,
     volume::Volume,
@@ -24,14 +25,17 @@ impl Volume {
 
     /// Begins an operation that nothing is in the way of any more.
     pub(crate) fn begin_operation(&mut self, key: Key) {
+        let diskless = self.is_diskless();
         let operation = self.operations.get_mut(key).expect("an operation in the lock exists");
         let span = operation.span;
         match &operation.kind {
             Kind::ClientWrite { .. } => self.begin_client_write(key, span),
+            Kind::ClientRead { .. } if diskless => self.read_remotely(key),
             Kind::ClientRead { .. } | Kind::SourceRead { .. } | Kind::Check { .. } => {
                 let tag = self.tag(Purpose::Operation(key));
                 self.out.push(Action::Read { tag, area: Area::Data, span });
             }
+            Kind::Replica { hosted: Some(_), .. } => self.begin_hosted_write(key),
             Kind::Replica { content, fua, .. } => {
                 let (content, fua) = (content.clone(), *fua);
                 self.write_own(key, span, content, fua);
@@ -43,10 +47,17 @@ impl Volume {
     /// A write of an operation ended on the own disk.
     pub(crate) fn on_operation_done(&mut self, key: Key, result: Result<(), DiskError>) {
         if let Err(error) = result {
-            self.fail_disk(Area::Data, error);
+            let fua = self.operations.get_mut(key).is_some_and(|operation| operation.is_fua());
+            self.fail_disk(if fua { Failure::Flush(error) } else { Failure::Write(error) });
         }
-        let operation = self.operations.get_mut(key).expect("an operation outlives its disk action");
+        let failed = self.disk == super::DiskState::Failed;
+        let Some(operation) = self.operations.get_mut(key) else {
+            assert!(failed, "an operation outlives its disk action");
+            return;
+        };
         match operation.kind {
+            // Nobody waits for a disk that has failed.
+            Kind::ClientWrite { .. } if failed => {}
             Kind::ClientWrite { sequence, .. } => {
                 let sequence = sequence.expect("only issued writes reach the disk");
                 if result.is_ok() {
@@ -55,8 +66,13 @@ impl Volume {
                         .expect("the own disk acknowledges what was issued");
                 }
             }
-            Kind::Replica { peer, link, sequence, .. } => {
+            Kind::Replica { peer, link, sequence, hosted, .. } => {
                 self.leave(key);
+                if result.is_ok()
+                    && let Some(own) = hosted
+                {
+                    self.on_hosted_applied(own);
+                }
                 if result.is_ok() {
                     self.on_replica_applied(peer, link, sequence);
                 }
@@ -75,9 +91,25 @@ impl Volume {
     /// A read of an operation ended.
     pub(crate) fn on_operation_read(&mut self, key: Key, result: Result<Bytes, DiskError>) {
         let operation = self.operations.get_mut(key).expect("an operation outlives its disk action");
-        if matches!(operation.kind, Kind::Check { .. }) {
-            self.on_check_read(key, result);
-            return;
+        let (span, serves) = (operation.span, self.role == super::Role::Primary);
+        if result.is_err() {
+            self.out.push(Action::Notice(Notice::Unreadable(span)));
+        }
+        match operation.kind {
+            Kind::Check { .. } => {
+                self.on_check_read(key, result);
+                return;
+            }
+            // The peers may have what cannot be read here (W7).
+            Kind::ClientRead { .. } if result.is_err() && serves => {
+                self.read_remotely(key);
+                return;
+            }
+            Kind::ClientRead { .. }
+            | Kind::SourceRead { .. }
+            | Kind::ClientWrite { .. }
+            | Kind::Replica { .. }
+            | Kind::TargetStore { .. } => {}
         }
         let operation = self.leave(key);
         match operation.kind {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::{
     DiskState, Role,
-    io::{Action, Area, Channel, CommandId, DiskError, Notice, RequestError},
+    disk_failure::Failure,
+    io::{Action, Channel, CommandId, DiskError, Notice, RequestError},
     operation::Purpose,
     operator::Force,
     status::Suspended,
@@ -238,7 +239,7 @@ impl Volume {
     /// What this node followed is stable: become primary, suspended until the generation is stable (P4).
     pub(crate) fn on_promotion_flush_done(&mut self, result: Result<(), DiskError>) {
         if let Err(error) = result {
-            self.fail_disk(Area::Data, error);
+            self.fail_disk(Failure::Flush(error));
             self.refuse_promotion("the own disk failed");
             return;
         }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use super::{
     codec::limits,
+    disk_failure::Failure,
     follow::Phase,
     io::{Action, Area, Channel, DiskError, LinkId, ZeroMode},
     operation::{Kind, Purpose},
@@ -48,8 +49,7 @@ pub(crate) struct Pulling {
     runs_done: bool,
     /// Whether blocks may be copied: this node is durably Inconsistent.
     may_copy: bool,
-    /// Whether what can be read here may stand for what is on the media. After a failed flush it may not: the
-    /// kernel's cache still shows what the media never got (found by the simulator). Then everything is written.
+    /// Whether what can be read here may stand for what is on the media. If not, everything is written.
     compare: bool,
     /// Where to look for the next bit.
     cursor: u64,
@@ -346,7 +346,7 @@ impl Volume {
 
     pub(crate) fn on_target_write_done(&mut self, key: Key, result: Result<(), DiskError>) {
         if let Err(error) = result {
-            self.fail_disk(Area::Data, error);
+            self.fail_disk(Failure::Write(error));
         }
         let operation = self.operations.get_mut(key).expect("an operation outlives its disk actions");
         let Kind::TargetStore { writes_left, .. } = &mut operation.kind else {
@@ -394,7 +394,7 @@ impl Volume {
         result: Result<(), DiskError>,
     ) {
         if let Err(error) = result {
-            self.fail_disk(Area::Data, error);
+            self.fail_disk(Failure::Flush(error));
             return;
         }
         let Some(pulling) = self.pulling_on(peer, link) else { return };

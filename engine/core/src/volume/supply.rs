@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     codec::limits,
-    io::{Area, Channel, DiskError, LinkId, Notice},
+    io::{Channel, DiskError, LinkId, Notice},
     lead::Phase,
     operation::Kind,
     progress::Progress,
@@ -98,8 +98,9 @@ impl Volume {
         }
         let data = match result {
             Ok(data) => data,
-            Err(error) => {
-                self.fail_disk(Area::Data, error);
+            Err(_) => {
+                // The copy around it may be the only good one: the target asks again on its next link.
+                self.close_link(peer, "the source cannot read what is to be copied");
                 return;
             }
         };

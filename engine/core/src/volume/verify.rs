@@ -138,7 +138,7 @@ impl Volume {
         }
     }
 
-    fn end_verify(&mut self, result: Result<(), &str>) {
+    pub(crate) fn end_verify(&mut self, result: Result<(), &str>) {
         let Some(verify) = self.verify.take() else { return };
         for check in &verify.checks {
             // Those that are reading or writing on the own disk leave when they are done.
@@ -176,8 +176,8 @@ impl Volume {
         });
         let (Some((peer, check)), Ok(data)) = (current, &result) else {
             self.leave(key);
-            if let Err(error) = result {
-                self.fail_disk(Area::Data, error);
+            if result.is_err() {
+                self.end_verify(Err("the own disk cannot be read; `status` names the place"));
             }
             return;
         };
@@ -287,23 +287,19 @@ impl Volume {
         id: u64,
         result: Result<Bytes, DiskError>,
     ) {
-        let data = match result {
-            Ok(data) => data,
-            Err(error) => {
-                self.fail_disk(Area::Data, error);
-                return;
-            }
-        };
         if self.peer(peer).link != Some(link) {
             return;
         }
+        // What cannot be read is not what the leader has.
+        let data = result.unwrap_or_default();
         let block_bytes = usize::try_from(self.store().block_bytes()).expect("a block is in memory");
         let Ok(following) = self.following_mut(peer) else { return };
         let Some(place) = following.questions.iter().position(|question| question.id == id) else { return };
         let question = following.questions.swap_remove(place);
+        let mut blocks = data.chunks(block_bytes);
         let differing = (0_u32..)
-            .zip(data.chunks(block_bytes).zip(&question.digests))
-            .filter(|(_, (block, theirs))| digest(block) != **theirs)
+            .zip(&question.digests)
+            .filter(|(_, theirs)| blocks.next().is_none_or(|block| digest(block) != **theirs))
             .map(|(block, _)| block)
             .collect();
         self.send(peer, Channel::Resync, Frame::Compared { id, differing });

@@ -12,13 +12,16 @@ use super::{
     clients::Waiting,
     config::{RunInfo, Tunables, VolumeConfig},
     demotion::Demotion,
+    disk_failure::Failure,
+    diskless::Diskless,
     entropy::Entropy,
     flush::Flushes,
-    io::{Action, Area, Channel, CommandId, DiskError, DiskTag, Event, LinkId, Notice},
+    io::{Action, Channel, CommandId, DiskError, DiskTag, Event, LinkId, Notice},
     operation::{Operation, Purpose, Request},
     peer::{Peer, Session},
     promotion::{Promotion, Resumption},
     range_lock::RangeLock,
+    remote_read::RemoteReads,
     slab::{Key, Slab},
     span::ByteSpan,
     status::{IoCounters, LastResync, PeerStatus, Status, Suspended},
@@ -69,6 +72,12 @@ pub struct Volume {
     pub(crate) verify: Option<Verify>,
     /// The peer that takes over because the own disk failed.
     pub(crate) heir: Option<PeerIndex>,
+    /// The own disk failed while primary, and a peer serves.
+    pub(crate) diskless: Option<Diskless>,
+    pub(crate) remote_reads: RemoteReads,
+    /// Whether what is read here is what the media have. After a run that may have seen a flush fail it is not: the
+    /// kernel's cache still shows what the media never got (found by the simulator).
+    pub(crate) reads_media: bool,
     pub(crate) peers: Vec<Peer>,
 
     pub(crate) lock: RangeLock,
@@ -146,6 +155,7 @@ impl Volume {
                 continue;
             }
             self.advance_flushes();
+            self.advance_remote_reads();
             self.advance_demotion();
             self.advance_pulls();
             self.advance_verify();
@@ -209,7 +219,10 @@ impl Volume {
             panic!("a disk action ended that was never begun, or twice: {tag:?}");
         };
         match purpose {
-            Purpose::Attach | Purpose::TargetRead { .. } | Purpose::QuestionRead { .. } => {
+            Purpose::Attach
+            | Purpose::TargetRead { .. }
+            | Purpose::QuestionRead { .. }
+            | Purpose::FetchRead { .. } => {
                 panic!("a read ended as a write: {purpose:?}")
             }
             Purpose::AttachFlush => self.on_attach_flush_done(result),
@@ -224,6 +237,7 @@ impl Volume {
             Purpose::FollowerFlush { peer, link, upto } => {
                 self.on_follower_flush_done(peer, link, upto, result);
             }
+            Purpose::HostFlush { peer, link } => self.on_host_flush_done(peer, link, result),
             Purpose::TargetWrite { operation } => self.on_target_write_done(operation, result),
             Purpose::TargetFlush { peer, link } => self.on_target_flush_done(peer, link, result),
         }
@@ -240,6 +254,7 @@ impl Volume {
                 self.on_question_read(peer, link, question, result);
             }
             Purpose::TargetRead { peer, link, pull } => self.on_target_read(peer, link, pull, result),
+            Purpose::FetchRead { peer, link, fetch } => self.on_fetch_read(peer, link, fetch, result),
             Purpose::AttachFlush
             | Purpose::Commit
             | Purpose::FirstFlush
@@ -249,6 +264,7 @@ impl Volume {
             | Purpose::StartFlush { .. }
             | Purpose::OwnFlush(_)
             | Purpose::FollowerFlush { .. }
+            | Purpose::HostFlush { .. }
             | Purpose::TargetWrite { .. }
             | Purpose::TargetFlush { .. } => panic!("a write ended as a read: {purpose:?}"),
         }
@@ -278,6 +294,9 @@ impl Volume {
             (Channel::Control, Frame::Ready) => self.on_ready(peer),
             (Channel::Control, Frame::Offer(generation)) => self.on_offer(peer, generation),
             (Channel::Control, Frame::Adopted(id)) => self.on_adopted(peer, id),
+            (Channel::Control, Frame::Host { generation, parent, after }) => {
+                self.on_host(peer, generation, parent, after)
+            }
             (Channel::Control, Frame::Ask(term)) => self.on_ask(peer, term),
             (Channel::Control, Frame::Answer { term, refusal }) => self.on_answer(peer, term, refusal),
             (Channel::Control, Frame::Mark { role, disk, term }) => self.on_mark(peer, role, disk, term),
@@ -310,6 +329,8 @@ impl Volume {
             (Channel::Data, Frame::Applied { upto, also }) => self.on_applied(peer, upto, &also),
             (Channel::Data, Frame::StableTo(upto)) => self.on_stable_to(peer, upto),
             (Channel::Data, Frame::Failed) => self.on_peer_failed(peer),
+            (Channel::Data, Frame::Fetch { id, span, after }) => self.on_fetch(peer, id, span, after),
+            (Channel::Data, Frame::Fetched { id, payload }) => self.on_fetched(peer, id, payload),
             (Channel::Resync, Frame::Runs(runs)) => self.on_runs(peer, &runs),
             (Channel::Resync, Frame::RunsEnd) => self.on_runs_end(peer),
             (Channel::Resync, Frame::Pull { id, span, after, digests }) => {
@@ -327,7 +348,7 @@ impl Volume {
     }
 
     /// Writes what is to become stable, one commit at a time.
-    fn advance_commit(&mut self) {
+    pub(crate) fn advance_commit(&mut self) {
         loop {
             let stable = self.log.stable_everywhere();
             let mut admitted = Vec::new();
@@ -353,7 +374,17 @@ impl Volume {
 
     fn on_commit_done(&mut self, result: Result<(), DiskError>) {
         if let Err(error) = result {
-            self.fail_disk(Area::Meta, error);
+            let lost = self.store_mut().commit_failed();
+            self.fail_disk(Failure::Commit(error));
+            if lost.then.contains(&Then::Condemned) {
+                self.on_not_condemned();
+            }
+            for then in lost.then {
+                self.not_done(then);
+            }
+            for key in lost.admitted {
+                self.issue_or_park(key);
+            }
             return;
         }
         let committed = self.store_mut().committed();
@@ -361,7 +392,11 @@ impl Volume {
             self.issue_or_park(key);
         }
         for then in committed.then {
-            self.carry_out(then);
+            match (self.disk, then) {
+                (DiskState::Failed, Then::Condemned) => self.on_condemned(),
+                (DiskState::Failed, then) => self.not_done(then),
+                (_, then) => self.carry_out(then),
+            }
         }
     }
 
@@ -392,7 +427,8 @@ impl Volume {
             }
             Then::Quiet => self.on_quiet(),
             Then::ClosedCleanly => self.on_closed_cleanly(),
-            Then::RightGivenUp => self.on_right_given_up(),
+            Then::Condemned => panic!("only of a failed disk this is recorded"),
+            Then::HostReady { peer, link } => self.on_host_ready(peer, link),
             Then::Answered(id) => self.answer(id, Ok(())),
         }
     }
@@ -442,7 +478,7 @@ impl Volume {
             node: store.map(Store::node),
             role: self.role,
             disk: self.disk,
-            head: store.and_then(Store::head),
+            head: self.served_head(),
             term: store.and_then(Store::term),
             entitled: store.is_some_and(Store::is_entitled),
             resuming: self.is_retaking_role(),

@@ -6,10 +6,11 @@
 //! ```text
 //!  Control   Hello, Report, Agree -> Begin, Ready     handshake (see `handshake`)
 //!            Offer -> Adopted                         a new generation (G1)
+//!            Host -> Adopted                          serve for me, my disk failed (W7)
 //!            Ask -> Answer                            may I be primary (P3)
 //!            Outdate -> Outdated, Yield -> Yielded    a clean parting (P1, P2, P6)
 //!            Ping -> Pong, Mark                       liveness, state
-//!  Data      Start, Write, Zero, FlushTo ->  <- Received, Applied, StableTo, Failed
+//!  Data      Start, Write, Zero, FlushTo ->  <- Received, Applied, StableTo, Failed;  Fetch ->  <- Fetched
 //!  Resync    Runs, RunsEnd ->  <- Pull  Part ->  <- Settled, Finish (then, on Control, Counted and Finished)
 //!            Compare ->  <- Compared                  verify
 //! ```
@@ -59,6 +60,16 @@ pub enum Frame {
     Offer(Generation),
     /// The offered generation is stable here.
     Adopted(GenerationId),
+    /// The sender, which is primary and was in sync with the receiver, has lost its disk (W7): take this generation,
+    /// keep the bits for the sender and the right to be promoted; answered with [`Frame::Adopted`].
+    Host {
+        /// The generation.
+        generation: Generation,
+        /// The one before, which is the receiver's head unless it has taken the new one already.
+        parent: GenerationId,
+        /// The last write that was sent on this link; all up to it are to be applied before.
+        after: Sequence,
+    },
     /// May the sender become primary with this term (P3)?
     Ask(Term),
     /// The answer: granted, or the reason why not.
@@ -136,6 +147,23 @@ pub enum Frame {
     StableTo(Sequence),
     /// The sender's disk failed.
     Failed,
+
+    /// The sender, which is primary, cannot read this span on its own disk (W7).
+    Fetch {
+        /// Names the read on this link.
+        id: u64,
+        /// What; at most 1 MiB.
+        span: ByteSpan,
+        /// Read when everything up to this write is applied.
+        after: Sequence,
+    },
+    /// The bytes of the span, or `None` if they cannot be read here either.
+    Fetched {
+        /// That of the question.
+        id: u64,
+        /// The bytes.
+        payload: Option<Bytes>,
+    },
 
     /// Blocks that may differ, for the union of both bitmaps (G7).
     Runs(Vec<ByteSpan>),

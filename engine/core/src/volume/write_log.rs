@@ -137,6 +137,11 @@ impl WriteLog {
         self.ring.iter().all(|issued| issued.awaited.is_empty() && issued.unapplied.is_empty())
     }
 
+    /// Whether `place` gets every write.
+    pub(crate) fn takes_part(&self, place: Place) -> bool {
+        self.taking_part.contains(place)
+    }
+
     /// From now on `place` gets every write.
     pub(crate) fn join(&mut self, place: Place) {
         assert!(!self.taking_part.contains(place), "{place:?} takes part already");
@@ -276,6 +281,42 @@ impl WriteLog {
         self.forget();
     }
 
+    /// The own disk has failed and `host` serves in its place (W7): whatever waited for the own disk waits until the
+    /// host has applied it, whatever was sufficient before. Appends the pieces that it has applied already.
+    pub(crate) fn hand_over(&mut self, host: Place, answerable: &mut Vec<Key>) {
+        assert!(self.taking_part.contains(host), "{host:?} takes part");
+        self.taking_part = self.taking_part.without(Place::Own);
+        self.lag_bytes[Place::Own.index()] = 0;
+        for issued in &mut self.ring {
+            issued.unapplied = issued.unapplied.without(Place::Own);
+            issued.by_receipt = false;
+            if issued.awaited.is_empty() {
+                continue;
+            }
+            issued.awaited = issued.awaited.without(Place::Own);
+            if issued.unapplied.contains(host) {
+                issued.awaited = issued.awaited.with(host);
+            }
+            if issued.awaited.is_empty() {
+                answerable.push(issued.piece);
+            }
+        }
+        self.forget();
+    }
+
+    /// The host is lost, and nobody takes part any more: names the pieces that it has not acknowledged, in order.
+    /// Nothing is known of them; they are issued anew when it is back.
+    pub(crate) fn withdraw(&mut self, host: Place) -> Vec<Key> {
+        self.taking_part = self.taking_part.without(host);
+        assert!(self.taking_part.is_empty(), "a primary without a disk has one host");
+        self.lag_bytes[host.index()] = 0;
+        let issued = self.issued();
+        let unacknowledged = self.ring.drain(..).filter(|issued| !issued.awaited.is_empty());
+        let pieces = unacknowledged.map(|issued| issued.piece).collect();
+        self.forgotten = issued;
+        pieces
+    }
+
     /// The position in the ring of the write after `sequence`.
     fn position_after(&self, sequence: Sequence) -> usize {
         usize::try_from(sequence.0.saturating_sub(self.forgotten.0)).expect("the ring is in memory")
@@ -390,6 +431,27 @@ mod tests {
         log.stable(Place::Own, first).expect("possible");
         assert_eq!(log.stable_everywhere(), first);
         assert_eq!(log.ring.len(), 0);
+    }
+
+    #[test]
+    fn w7_what_waited_for_the_own_disk_waits_until_the_host_has_applied_it() {
+        let mut log = log_of_two();
+        let own = Places::NONE.with(Place::Own);
+        let mut answerable = Vec::new();
+        let applied = log.issue(span(0), both(), false, key(1));
+        let ahead = log.issue(span(4096), own, false, key(2));
+        let received = log.issue(span(8192), both(), true, key(3));
+        log.received(PEER, received, &mut answerable).expect("possible");
+        log.applied(PEER, applied, &mut answerable).expect("possible");
+        assert!(answerable.is_empty());
+        log.hand_over(PEER, &mut answerable);
+        assert_eq!(answerable, [key(1)], "on A and B too: received is not applied");
+        log.applied(PEER, ahead, &mut answerable).expect("possible");
+        assert_eq!(answerable, [key(1), key(2)]);
+        assert_eq!(log.withdraw(PEER), [key(3)], "to be issued anew");
+        assert_eq!(log.issued(), received, "no sequence is used twice");
+        log.join(PEER);
+        assert_eq!(log.stable_everywhere(), received);
     }
 
     #[test]

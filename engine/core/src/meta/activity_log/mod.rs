@@ -181,6 +181,14 @@ impl ActivityLog {
         self.waiting.drain(..).map(|piece| piece.id)
     }
 
+    /// The transaction under way could not be written: names its pieces, and those of the next one. Nothing more is
+    /// asked of this log: the disk has failed.
+    pub fn failed(&mut self) -> Vec<PieceId> {
+        let mut pieces = self.in_flight.take().map(|transaction| transaction.admitted).unwrap_or_default();
+        pieces.append(&mut self.next.admitted);
+        pieces
+    }
+
     /// Serves waiting pieces. Call it after [`Hold::Waiting`], after [`Self::committed`], and when a flush or a
     /// flush of bitmap pages has ended.
     ///

@@ -94,6 +94,23 @@ pub(super) fn write<'a>(frame: &'a Frame, out: &mut Writer<'_>) -> Beside<'a> {
             out.count_from_one(*theirs);
         }
         Frame::Offer(generation) => out.generation(*generation),
+        Frame::Host { generation, parent, after } => {
+            out.generation(*generation);
+            out.id(parent.0);
+            beside.sequence = *after;
+        }
+        Frame::Fetch { id, span, after } => {
+            out.u64(*id);
+            out.span(*span);
+            beside.sequence = *after;
+        }
+        Frame::Fetched { id, payload } => {
+            out.u64(*id);
+            if let Some(payload) = payload {
+                assert!(!payload.is_empty(), "what was read is not empty");
+                beside.payload = Payload::Whole(payload);
+            }
+        }
         Frame::Adopted(id) => out.id(id.0),
         Frame::Ask(term) => out.term(*term),
         Frame::Answer { term, refusal } => write_answer(*term, *refusal, out),
@@ -213,6 +230,8 @@ pub(super) enum Opened {
     Whole(Frame),
     /// A write.
     Write { sequence: Sequence, after: Sequence, offset: u64, fua: bool },
+    /// What was read for a primary without a disk.
+    Fetched { id: u64 },
     /// Blocks, each with the value of the table.
     Part { id: u64, read_at: Sequence, blocks: Vec<u32> },
 }
@@ -240,6 +259,19 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
         },
         Kind::Ready => Frame::Ready,
         Kind::Offer => Frame::Offer(fields.generation()?),
+        Kind::Host => Frame::Host {
+            generation: fields.generation()?,
+            parent: GenerationId(fields.id("a generation")?),
+            after: sequence,
+        },
+        Kind::Fetch => Frame::Fetch { id: fields.u64(), span: fields.span()?, after: sequence },
+        Kind::Fetched => {
+            let id = fields.u64();
+            if header.payload > 0 {
+                return Ok(Opened::Fetched { id });
+            }
+            Frame::Fetched { id, payload: None }
+        }
         Kind::Adopted => Frame::Adopted(GenerationId(fields.id("a generation")?)),
         Kind::Ask => Frame::Ask(fields.term()?),
         Kind::Answer => read_answer(&mut fields)?,
@@ -355,6 +387,7 @@ impl Opened {
             Self::Write { sequence, after, offset, fua } => {
                 Frame::Write { sequence, after, offset, payload, fua }
             }
+            Self::Fetched { id } => Frame::Fetched { id, payload: Some(payload) },
             Self::Part { id, read_at, blocks } => {
                 let block = |block: u32| match block {
                     0 => BlockContent::Same,

@@ -253,6 +253,16 @@ impl Choices<'_> {
             }
             Kind::StableTo => Frame::StableTo(self.sequence()),
             Kind::Failed => Frame::Failed,
+            Kind::Host => Frame::Host {
+                generation: self.generation(),
+                parent: self.generation_id(),
+                after: self.sequence(),
+            },
+            Kind::Fetch => Frame::Fetch { id: self.u64(), span: self.span(), after: self.sequence() },
+            Kind::Fetched => {
+                let payload = self.data(0);
+                Frame::Fetched { id: self.u64(), payload: (!payload.is_empty()).then_some(payload) }
+            }
             Kind::Runs => Frame::Runs(self.list(Self::span)),
             Kind::RunsEnd => Frame::RunsEnd,
             Kind::Pull => Frame::Pull {

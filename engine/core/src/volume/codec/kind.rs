@@ -37,6 +37,7 @@ pub enum Kind {
     Leave = 15,
     Ping = 16,
     Pong = 17,
+    Host = 24,
     Start = 32,
     Write = 33,
     Zero = 34,
@@ -45,6 +46,8 @@ pub enum Kind {
     Applied = 37,
     StableTo = 38,
     Failed = 39,
+    Fetch = 40,
+    Fetched = 41,
     Runs = 64,
     RunsEnd = 65,
     Pull = 66,
@@ -121,7 +124,7 @@ impl Shape {
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::Hello,
         Self::Report,
         Self::Agree,
@@ -139,6 +142,7 @@ impl Kind {
         Self::Leave,
         Self::Ping,
         Self::Pong,
+        Self::Host,
         Self::Start,
         Self::Write,
         Self::Zero,
@@ -147,6 +151,8 @@ impl Kind {
         Self::Applied,
         Self::StableTo,
         Self::Failed,
+        Self::Fetch,
+        Self::Fetched,
         Self::Runs,
         Self::RunsEnd,
         Self::Pull,
@@ -202,6 +208,7 @@ impl Kind {
             Frame::Leave => Self::Leave,
             Frame::Ping(_) => Self::Ping,
             Frame::Pong(_) => Self::Pong,
+            Frame::Host { .. } => Self::Host,
             Frame::Start(_) => Self::Start,
             Frame::Write { .. } => Self::Write,
             Frame::Zero { .. } => Self::Zero,
@@ -210,6 +217,8 @@ impl Kind {
             Frame::Applied { .. } => Self::Applied,
             Frame::StableTo(_) => Self::StableTo,
             Frame::Failed => Self::Failed,
+            Frame::Fetch { .. } => Self::Fetch,
+            Frame::Fetched { .. } => Self::Fetched,
             Frame::Runs(_) => Self::Runs,
             Frame::RunsEnd => Self::RunsEnd,
             Frame::Pull { .. } => Self::Pull,
@@ -241,6 +250,9 @@ impl Kind {
             | Self::Finish
             | Self::Finished => Shape::fixed(0),
             Self::Offer => Shape::fixed(32),
+            Self::Host => Shape::fixed(48).sequence(),
+            Self::Fetch => Shape::fixed(24).sequence(),
+            Self::Fetched => Shape::fixed(8).payload(),
             Self::Adopted | Self::Ask => Shape::fixed(16),
             Self::Answer => Shape::fixed(40),
             Self::Mark => Shape::fixed(24),

@@ -111,7 +111,10 @@ impl<B: PayloadBuffers> Parser<B> {
                 State::Head => match self.next_head(chunk)? {
                     None => return Ok(None),
                     Some((_, Opened::Whole(frame))) => return Ok(Some(frame)),
-                    Some((header, opened @ (Opened::Write { .. } | Opened::Part { .. }))) => {
+                    Some((
+                        header,
+                        opened @ (Opened::Write { .. } | Opened::Fetched { .. } | Opened::Part { .. }),
+                    )) => {
                         self.state = State::Payload(Gathering::new(&header, opened));
                     }
                 },

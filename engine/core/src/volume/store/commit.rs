@@ -46,6 +46,9 @@ impl Store {
         if idle || self.commit.is_some() {
             return None;
         }
+        if self.condemned {
+            return self.begin_last_commit();
+        }
         let quiet_wanted = self.waiting.iter().any(|(need, _)| *need == Need::Quiet);
         let scope = if quiet_wanted { FlushScope::All } else { FlushScope::Sets };
         let mut pieces = self.activity_writes(stable, quiet_wanted, admitted);
@@ -84,6 +87,28 @@ impl Store {
         }
         self.commit = Some(Commit { then, superblock, activity, bitmaps });
         Some(pieces)
+    }
+
+    /// Of a failed disk only its superblock is still written, once.
+    fn begin_last_commit(&mut self) -> Option<Vec<(u64, Bytes)>> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let then = self.waiting.drain(..).map(|(_, then)| then).collect();
+        self.changed = false;
+        let bitmaps = vec![false; self.bitmaps.len()];
+        self.commit = Some(Commit { then, superblock: true, activity: false, bitmaps });
+        Some(vec![piece(self.pair.update(self.wanted.clone()))])
+    }
+
+    /// The commit could not be made stable: what was to follow from it, and the pieces whose extents were in it.
+    pub(crate) fn commit_failed(&mut self) -> Committed {
+        let commit = self.commit.take().expect("a commit was under way");
+        if commit.superblock {
+            self.pair.failed();
+        }
+        let admitted = self.activity.failed().into_iter().map(|piece| Key::from_u64(piece.0)).collect();
+        Committed { then: commit.then, admitted }
     }
 
     fn activity_writes(

@@ -60,8 +60,10 @@ pub(crate) enum Then {
     Quiet,
     /// The clean-shutdown record is stable.
     ClosedCleanly,
-    /// This node has given up the right to be promoted, because its disk failed.
-    RightGivenUp,
+    /// That the disk has failed is recorded, and the right to be promoted given up with it.
+    Condemned,
+    /// This node keeps the only copy, for a primary whose disk failed (W7).
+    HostReady { peer: PeerIndex, link: LinkId },
     /// A command's change is stable.
     Answered(CommandId),
 }
@@ -91,6 +93,8 @@ pub(crate) struct Store {
     /// Extents that were not written to since are to leave the activity log.
     idle_since: Option<Sequence>,
     commit: Option<Commit>,
+    /// The disk has failed: only that is still recorded, everything else has ended (W4).
+    condemned: bool,
 }
 
 /// A commit under way.
@@ -130,6 +134,7 @@ impl Store {
             flush_bits: false,
             idle_since: None,
             commit,
+            condemned: false,
         }
     }
 
@@ -355,6 +360,43 @@ impl Store {
         superblock.history = History::from_parts(head, ancestors, None).expect("it was a history");
     }
 
+    /// The disk has failed (W4). What is left of it is a copy of its head but for what the activity log covers, so
+    /// it is marked as the target of a resync toward that head: by bitmap, and never a source. The last good copy is
+    /// only put in doubt, unless what is read from it may differ from what is on the media. Returns what will not
+    /// happen any more.
+    pub(crate) fn condemn(&mut self, last_copy: bool) -> Vec<Then> {
+        let dropped = self.waiting.drain(..).map(|(_, then)| then).collect();
+        self.condemned = true;
+        let superblock = self.change();
+        superblock.flags.was_up_to_date = false;
+        superblock.flags.crashed_primary = false;
+        if !last_copy {
+            superblock.flags.consistent = false;
+            superblock.flags.entitled = false;
+            let head = superblock.history.head().map(|head| head.id);
+            if let Some(toward) = superblock.history.toward().or(head) {
+                superblock.history.begin_resync(toward);
+            }
+        }
+        self.after_commit(Then::Condemned);
+        dropped
+    }
+
+    /// The only copy is here from now on (W7): a primary whose disk failed serves through this node, under this
+    /// generation, and the right to be promoted is here too.
+    pub(crate) fn become_host(&mut self, peer: PeerIndex, generation: Generation) {
+        if self.head() != Some(generation) {
+            self.adopt_generation(peer, generation);
+            let old = self.wanted.history.ancestors().first().map(|parent| parent.id);
+            if let (Some(old), Some(record)) = (old, self.record_mut(peer)) {
+                record.standing = record.standing.head_changed(old, generation.id, false);
+            }
+        }
+        let flags = &mut self.change().flags;
+        flags.entitled = true;
+        flags.was_up_to_date = true;
+    }
+
     // --- generations ---
 
     /// G1: a new head; peers in sync are offered it, all others keep the window that they have or get one.
@@ -478,6 +520,9 @@ impl Store {
 
     /// Whether the piece holds its extents; if not it will be among those admitted later.
     pub(crate) fn hold(&mut self, span: ByteSpan, piece: Key) -> bool {
+        if self.condemned {
+            return true;
+        }
         let extents = self.extents(span);
         match self.activity.hold(PieceId(piece.as_u64()), extents) {
             Hold::Hot => true,
@@ -487,12 +532,18 @@ impl Store {
 
     /// The write of a piece that holds its extents has this sequence.
     pub(crate) fn assigned(&mut self, span: ByteSpan, sequence: Sequence) {
+        if self.condemned {
+            return;
+        }
         let extents = self.extents(span);
         self.activity.assigned(extents, sequence);
     }
 
     /// A piece that holds its extents will not write.
     pub(crate) fn cancelled(&mut self, span: ByteSpan) {
+        if self.condemned {
+            return;
+        }
         let extents = self.extents(span);
         self.activity.cancelled(extents);
     }
@@ -507,6 +558,11 @@ impl Store {
     pub(crate) fn let_idle_go(&mut self, since: Sequence) {
         self.flush_bits = true;
         self.idle_since = Some(since);
+    }
+
+    /// Whether a write of this span needs no more of the log than a piece may (D9).
+    pub(crate) fn fits_piece(&self, span: ByteSpan) -> bool {
+        self.extents(span).count() <= self.wanted.layout.geometry().extents_per_piece()
     }
 
     /// Whether slots are missing until everything is flushed (D8).
