@@ -92,9 +92,10 @@ impl Volume {
 
     /// Whether the peer has what this node has, on a disk of its own.
     pub(crate) fn has_copy(&self, peer: PeerIndex) -> bool {
+        let works = self.peer(peer).told.is_none_or(|told| told.disk != DiskState::Failed);
         match self.session(peer) {
-            Session::Leading(leading) => leading.in_sync(),
-            Session::Following(following) => following.in_sync() && !following.is_host(),
+            Session::Leading(leading) => works && leading.in_sync(),
+            Session::Following(following) => works && following.in_sync() && !following.is_host(),
             Session::Down
             | Session::Greeting
             | Session::Comparing(_)

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::{
     Role,
-    io::{Action, Area, Channel, ClientId, CommandId, DiskError, LinkId, RequestId},
+    io::{Action, Area, Channel, ClientId, CommandId, DiskError, LinkId, Notice, RequestId},
     operation::{Content, Kind, Purpose, Request},
     operator::OperatorAnswer,
     peer::Session,
@@ -280,6 +280,13 @@ impl Volume {
         }
     }
 
+    fn notice_unreadable(&mut self, peer: PeerIndex, id: u64) {
+        let Ok(following) = self.following_mut(peer) else { return };
+        let Some(question) = following.questions.iter().find(|question| question.id == id) else { return };
+        let span = question.span;
+        self.notice(Notice::Unreadable(span));
+    }
+
     pub(crate) fn on_question_read(
         &mut self,
         peer: PeerIndex,
@@ -290,7 +297,10 @@ impl Volume {
         if self.peer(peer).link != Some(link) {
             return;
         }
-        // What cannot be read is not what the leader has.
+        // What cannot be read is not what the leader has; a repair writes it anew.
+        if result.is_err() {
+            self.notice_unreadable(peer, id);
+        }
         let data = result.unwrap_or_default();
         let block_bytes = usize::try_from(self.store().block_bytes()).expect("a block is in memory");
         let Ok(following) = self.following_mut(peer) else { return };

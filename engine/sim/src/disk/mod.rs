@@ -77,6 +77,10 @@ pub(crate) struct Disk {
     free: Vec<usize>,
     answered: u64,
     armed: Vec<DiskFault>,
+    /// Whether an armed fault may strike now: the atlas wants another good copy at that moment.
+    may_strike: bool,
+    /// An armed fault has struck since that was last asked.
+    struck: bool,
     snapshot: Option<Snapshot>,
     /// Actions that begin before this time (global, nanoseconds) end after it.
     pub(crate) stalled_until: u64,
@@ -95,6 +99,8 @@ impl Disk {
             free: Vec::new(),
             answered: 0,
             armed: Vec::new(),
+            may_strike: true,
+            struck: false,
             snapshot: None,
             stalled_until: 0,
         }
@@ -141,8 +147,22 @@ impl Disk {
         self.stalled_until = 0;
     }
 
+    /// Whether armed faults may strike from now on, or wait for a better moment.
+    pub(crate) fn may_strike(&mut self, may: bool) {
+        self.may_strike = may;
+    }
+
+    /// Whether an armed fault has struck since this was last asked.
+    pub(crate) fn has_struck(&mut self) -> bool {
+        std::mem::take(&mut self.struck)
+    }
+
     fn take_fault<T>(&mut self, fits: impl Fn(DiskFault) -> Option<T>) -> Option<T> {
+        if !self.may_strike {
+            return None;
+        }
         let place = self.armed.iter().position(|fault| fits(*fault).is_some())?;
+        self.struck = true;
         fits(self.armed.remove(place))
     }
 

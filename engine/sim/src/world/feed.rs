@@ -207,6 +207,8 @@ impl<E: Engine> World<'_, E> {
     fn noticed(&mut self, node: usize, notice: Notice) {
         if let Notice::ResyncDone { peer, compared_bytes: _, moved_bytes } = notice {
             self.resync_done(node, peer_node(node, peer), moved_bytes);
+        } else if let Notice::Unreadable(_) = notice {
+            self.unreadable = true;
         }
     }
 
@@ -224,7 +226,12 @@ impl<E: Engine> World<'_, E> {
             Action::Read { .. } | Action::Write { .. } | Action::Zero { .. } => 1,
             other => unreachable!("not a disk action: {other:?}"),
         };
+        // Armed faults strike whenever the disk is next used for it; the other copies may be worse by then.
+        this.disk.may_strike(self.plan.beyond_budget || self.oracle.may_damage(node));
         let slot = this.disk.begin(action);
+        if this.disk.has_struck() {
+            self.oracle.damaged(node);
+        }
         let typical = self.plan.disk_latency * weight;
         let mut latency = typical / 4 + this.draws.below(typical + 1);
         if this.draws.chance(1, 64) {

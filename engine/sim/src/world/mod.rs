@@ -119,6 +119,8 @@ pub(crate) struct World<'p, E: Engine> {
     keeps_delivered: bool,
     /// The event at hand ends a commit of metadata.
     commit_ended: bool,
+    /// A disk could not read something: a verify may have taken it for a difference.
+    unreadable: bool,
     spare: Vec<Vec<Action>>,
     pub(crate) oracle: Oracle,
     pub(crate) counts: Counts,
@@ -151,6 +153,7 @@ impl<'p, E: Engine> World<'p, E> {
             delivered: VecDeque::new(),
             keeps_delivered: plan.faults.iter().any(|fault| fault.kind == FaultKind::Replay),
             commit_ended: false,
+            unreadable: false,
             spare: Vec::new(),
             oracle: Oracle::new(
                 plan.nodes,
