@@ -118,6 +118,7 @@ impl Volume {
             verify: None,
             heir: None,
             diskless: None,
+            condemn_at: None,
             remote_reads: RemoteReads::default(),
             reads_media: false,
             peers,

@@ -14,6 +14,8 @@
 //! is only put in doubt, so that `primary --force` still takes it; unless a flush failed: then the kernel's cache may
 //! show what the media do not have, and nobody may read from it what others are to rely on.
 
+use std::time::Duration;
+
 use super::{
     DiskState, Role,
     io::{Area, Channel, DiskError, Notice, RequestError},
@@ -23,10 +25,13 @@ use super::{
     wire::Frame,
     write_log::Place,
 };
-use crate::ids::PeerIndex;
+use crate::ids::{PeerIndex, Timestamp};
 
 /// Why no request, command or promotion can go on.
 pub(crate) const OWN_DISK_FAILED: &str = "the own disk failed";
+
+/// Between two attempts to record the failure.
+const CONDEMN_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a disk could not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,14 +159,20 @@ impl Volume {
     }
 
     /// Not even the failure could be recorded. What was not given up durably cannot be handed on: after a restart
-    /// this node could not know that somebody else has it.
+    /// this node would not know that somebody else has it (found by the simulator). It is tried again.
     pub(crate) fn on_not_condemned(&mut self) {
-        if self.is_diskless() {
-            self.step_down();
+        self.condemn_at = Some(self.now.after(CONDEMN_AGAIN));
+    }
+
+    /// Tries again to record the failure; returns when the next attempt is due.
+    pub(crate) fn condemn_again(&mut self) -> Option<Timestamp> {
+        let at = self.condemn_at?;
+        if at > self.now {
+            return Some(at);
         }
-        self.heir = None;
-        for peer in self.peer_indices() {
-            self.part_for_failure(peer);
-        }
+        self.condemn_at = None;
+        self.store_mut().after_commit(Then::Condemned);
+        self.advance_commit();
+        None
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   disk fails ──> Recording ──own failure stable──> Asking ──Adopted──> Served
-//!   (answers withheld)                                 ^                   │ host lost
-//!                                                      └── host is back ── Held (Suspended::NoData)
+//!                                                      ^                   │ host lost
+//!                                                      └── host is back ── Held
+//!   In all but Served everything is held (Suspended::NoData), and fails after `hold`.
 //! ```
 //!
 //! From the failure on a write is answered when the host has applied it, on every protocol, and a flush when the
@@ -81,7 +82,7 @@ impl Volume {
         let term = self.store().term().expect("a primary has a term");
         let generation = Generation { id: GenerationId(self.entropy.next_id()), term };
         self.diskless = Some(Diskless { host, parent, generation, recorded: false });
-        self.suspended = Some(Suspended::NewGeneration);
+        self.suspended = Some(Suspended::NoData);
         self.log.hand_over(Place::Peer(host), &mut self.answerable);
         for key in self.store_mut().abandon_waiting() {
             self.issue_or_park(key);

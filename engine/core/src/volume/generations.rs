@@ -57,9 +57,12 @@ impl Volume {
 
     /// Goes on with answers if nothing stands in the way any more.
     pub(crate) fn resume_answers(&mut self) {
-        let holds = Some(Suspended::NoData);
-        if !matches!(self.suspended, Some(Suspended::NewGeneration | Suspended::PeerLost))
-            && !(self.is_diskless() && self.suspended == holds)
+        let may_end = match self.suspended {
+            Some(Suspended::NewGeneration | Suspended::PeerLost) => true,
+            Some(Suspended::NoData) => self.is_diskless(),
+            Some(Suspended::Deposed) | None => false,
+        };
+        if !may_end
             || !self.is_served()
             || self.store().is_head_unstable()
             || self.peers.iter().any(|peer| peer.offered.is_some())

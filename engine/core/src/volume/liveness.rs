@@ -30,7 +30,11 @@ impl Volume {
         }
         let running = matches!(self.stage, Stage::Running);
         if !running || !self.peer(peer).allowed || !self.may_link_without_disk(peer) {
-            let reason = if running { "disconnected by the operator" } else { "the volume is not open" };
+            let reason = match (running, self.disk) {
+                (false, _) => "the volume is not open",
+                (true, DiskState::Failed) => super::disk_failure::OWN_DISK_FAILED,
+                (true, _) => "disconnected by the operator",
+            };
             self.out.push(Action::CloseLink { peer, link, reason });
             return;
         }
@@ -185,6 +189,9 @@ impl Volume {
         let mut next: Option<Timestamp> = None;
         let mut at = |time: Timestamp| next = Some(next.map_or(time, |next| next.min(time)));
         if let Some(time) = self.fail_overdue() {
+            at(time);
+        }
+        if let Some(time) = self.condemn_again() {
             at(time);
         }
         if let Some(time) = self.expire_promotion() {

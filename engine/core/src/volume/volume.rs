@@ -74,6 +74,8 @@ pub struct Volume {
     pub(crate) heir: Option<PeerIndex>,
     /// The own disk failed while primary, and a peer serves.
     pub(crate) diskless: Option<Diskless>,
+    /// When the failure of the own disk is next tried to be recorded.
+    pub(crate) condemn_at: Option<Timestamp>,
     pub(crate) remote_reads: RemoteReads,
     /// Whether what is read here is what the media have. After a run that may have seen a flush fail it is not: the
     /// kernel's cache still shows what the media never got (found by the simulator).

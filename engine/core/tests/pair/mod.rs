@@ -16,8 +16,8 @@ use evenkeel_core::{
         config::{OnPeerLoss, Protocol, RunInfo, VolumeConfig},
         create,
         io::{
-            Action, Area, Channel, ClientId, ClientOperation, CommandId, Event, LinkId, Notice, RequestError,
-            RequestId, RequestOutcome,
+            Action, Area, Channel, ClientId, ClientOperation, CommandId, DiskError, DiskTag, Event, LinkId,
+            Notice, RequestError, RequestId, RequestOutcome,
         },
         operator::{OperatorAnswer, OperatorCommand},
         span::ByteSpan,
@@ -29,6 +29,15 @@ use evenkeel_core::{
 const SIZE: usize = 4 << 20;
 const META: usize = 1 << 20;
 
+/// Which action of a disk fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fail {
+    Read,
+    Write,
+    Flush,
+    Commit,
+}
+
 /// A node: its process, if it lives, and its disk.
 struct Node {
     volume: Option<Volume>,
@@ -36,6 +45,10 @@ struct Node {
     stable: Vec<u8>,
     meta: Vec<u8>,
     wake: Option<Timestamp>,
+    /// Counts the boots of its kernel.
+    boots: u64,
+    /// Each lets the next action of its kind fail.
+    failing: Vec<Fail>,
 }
 
 /// See the module's head.
@@ -48,6 +61,8 @@ pub(crate) struct Pair {
     replies: BTreeMap<u64, Result<RequestOutcome, RequestError>>,
     answers: BTreeMap<u64, OperatorAnswer>,
     on_peer_loss: OnPeerLoss,
+    /// A disk was made to fail.
+    may_fail: bool,
     /// Answers of these parts of a node's disk wait in `late`.
     held: Vec<(usize, Area)>,
     late: Vec<(usize, Area, Event)>,
@@ -68,7 +83,15 @@ impl Pair {
             for (offset, bytes) in create(&spec).expect("valid").into_iter().flatten() {
                 put(&mut meta, offset, &bytes);
             }
-            Node { volume: None, data: vec![0; SIZE], stable: vec![0; SIZE], meta, wake: None }
+            Node {
+                volume: None,
+                data: vec![0; SIZE],
+                stable: vec![0; SIZE],
+                meta,
+                wake: None,
+                boots: 1,
+                failing: vec![],
+            }
         });
         let mut pair = Self {
             nodes,
@@ -79,6 +102,7 @@ impl Pair {
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
             on_peer_loss,
+            may_fail: false,
             held: Vec::new(),
             late: Vec::new(),
             moved_bytes: 0,
@@ -113,9 +137,9 @@ impl Pair {
         };
         let number = u128::from(self.number());
         let run = RunInfo {
-            boot: BootId(node as u128 + 1),
+            boot: BootId(u128::from(self.nodes[node].boots) << 8 | (node as u128 + 1)),
             instance: InstanceId(number),
-            boot_clock_nanos: self.now.0,
+            boot_clock_nanos: self.now.0 / self.nodes[node].boots,
             entropy: number << 64 | node as u128,
         };
         let files = FileFacts { meta_bytes: META as u64, data_bytes: SIZE as u64 };
@@ -131,6 +155,25 @@ impl Pair {
         self.nodes[node].volume = None;
         self.events.retain(|(other, _)| *other != node);
         self.disconnect();
+    }
+
+    /// The machine of a node loses power: what was not stable is gone.
+    pub(crate) fn lose_power(&mut self, node: usize) {
+        self.crash(node);
+        let this = &mut self.nodes[node];
+        this.data.clone_from(&this.stable);
+        this.boots += 1;
+    }
+
+    /// The next action of this kind on a node's disk fails.
+    pub(crate) fn fail_next(&mut self, node: usize, fail: Fail) {
+        self.may_fail = true;
+        self.nodes[node].failing.push(fail);
+    }
+
+    fn takes_failure(&mut self, node: usize, fail: Fail) -> bool {
+        let failing = &mut self.nodes[node].failing;
+        failing.iter().position(|armed| *armed == fail).map(|place| failing.remove(place)).is_some()
     }
 
     pub(crate) fn connect(&mut self) {
@@ -272,6 +315,19 @@ impl Pair {
                 Action::Commit { .. } => Area::Meta,
                 _ => Area::Data,
             };
+            let failure = match &action {
+                Action::Read { tag, area: Area::Data, .. } if self.takes_failure(node, Fail::Read) => {
+                    Some(Event::ReadDone { tag: *tag, result: Err(DiskError::Io) })
+                }
+                Action::Write { tag, .. } if self.takes_failure(node, Fail::Write) => Some(failed(*tag)),
+                Action::Flush { tag } if self.takes_failure(node, Fail::Flush) => Some(failed(*tag)),
+                Action::Commit { tag, .. } if self.takes_failure(node, Fail::Commit) => Some(failed(*tag)),
+                _ => None,
+            };
+            if let Some(event) = failure {
+                self.events.push_back((node, event));
+                continue;
+            }
             let disk = &mut self.nodes[node];
             let done = |tag| Event::DiskDone { tag, result: Ok(()) };
             let event = match action {
@@ -338,11 +394,9 @@ impl Pair {
                     continue;
                 }
                 Action::Notice(notice) => {
+                    let failed = matches!(notice, Notice::ProtocolError(..) | Notice::DiskFailed(..));
                     assert!(
-                        !matches!(
-                            notice,
-                            Notice::ProtocolError(..) | Notice::NotOpened(_) | Notice::DiskFailed(..)
-                        ),
+                        !(matches!(notice, Notice::NotOpened(_)) || failed && !self.may_fail),
                         "node {node}: {notice:?}"
                     );
                     continue;
@@ -365,6 +419,10 @@ impl Pair {
             }
         }
     }
+}
+
+fn failed(tag: DiskTag) -> Event {
+    Event::DiskDone { tag, result: Err(DiskError::Io) }
 }
 
 fn put(image: &mut [u8], offset: u64, bytes: &[u8]) {

@@ -4,9 +4,12 @@
 //! It uses force as a careful operator would: when asking nicely has not helped for a while, and then on a node
 //! that holds everything acknowledged, or, when no node does any more, on one that was in sync last.
 
-use evenkeel_core::volume::{
-    DiskState, Replication, Role,
-    operator::{Discard, Force, OperatorCommand},
+use evenkeel_core::{
+    generation::verdict::{Refusal, Side, Verdict},
+    volume::{
+        DiskState, Replication, Role,
+        operator::{Discard, Force, OperatorCommand},
+    },
 };
 
 use super::{
@@ -90,6 +93,7 @@ impl<E: Engine> World<'_, E> {
         self.advance_phase();
         if matches!(self.phase, Phase::Faults | Phase::Healing) {
             self.end_split_brain();
+            self.give_up_unfit();
             self.see_to_a_primary();
             self.attach_clients();
         }
@@ -214,6 +218,24 @@ impl<E: Engine> World<'_, E> {
             let text =
                 "two nodes have both written since a forced promotion, are connected, and do not say so";
             self.oracle.broken("O6", text.to_owned());
+        }
+    }
+
+    /// A copy that is not complete and ahead of the primary's is refused until it is given up (G6): by command, once
+    /// somebody else serves.
+    fn give_up_unfit(&mut self) {
+        for node in 0..self.plan.nodes {
+            let Some(status) = &self.nodes[node].status else { continue };
+            let unfit = status.peers.iter().find_map(|entry| match entry.apart {
+                Some(Verdict::Refused(Refusal::UnfitButAhead(Side::Mine))) => Some(entry.index),
+                _ => None,
+            });
+            let Some(peer) = unfit else { continue };
+            let serves = self.nodes[peer_node(node, peer)].is_primary();
+            if serves && self.now >= self.caretaker.resolve_at {
+                self.caretaker.resolve_at = self.now + 3 * SECOND;
+                self.command(node, OperatorCommand::Resolve { peer, discard: Discard::Own });
+            }
         }
     }
 

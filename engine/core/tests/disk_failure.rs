@@ -1,0 +1,223 @@
+//! Disks that fail, on the two nodes of `pair`: serving through the peer (W7), what is recorded of a failure (W4),
+//! and how the failed copy comes back.
+
+mod pair;
+
+use evenkeel_core::volume::{
+    DiskState, Replication, Role,
+    io::{ClientOperation, RequestError, RequestOutcome},
+    operator::{Force, OperatorAnswer, OperatorCommand},
+    span::ByteSpan,
+    status::Suspended,
+};
+use pair::{Fail, Pair};
+
+const DONE: Result<RequestOutcome, RequestError> = Ok(RequestOutcome::Done);
+
+fn in_sync_pair() -> Pair {
+    let mut pair = Pair::new();
+    pair.connect();
+    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    pair
+}
+
+/// A pair whose primary, node 0, has just lost its disk.
+fn diskless_pair() -> Pair {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 0, &[1; 65536], false), DONE);
+    pair.fail_next(0, Fail::Write);
+    assert_eq!(pair.write(0, 8192, &[2; 4096], false), DONE);
+    assert_eq!((pair.status(0).role, pair.status(0).disk), (Role::Primary, DiskState::Failed));
+    pair
+}
+
+fn read(offset: u64, len: u64) -> ClientOperation {
+    ClientOperation::Read(ByteSpan { offset, len })
+}
+
+#[test]
+fn w7_a_failed_disk_does_not_fail_the_volume() {
+    for fail in [Fail::Write, Fail::Flush, Fail::Commit] {
+        let mut pair = in_sync_pair();
+        let before = pair.status(0).head;
+        assert_eq!(pair.write(0, 1 << 20, &[1; 4096], false), DONE);
+        pair.fail_next(0, fail);
+        // A new extent needs a commit, a flush needs a flush.
+        assert_eq!(pair.write(0, 2 << 20, &[2; 4096], false), DONE, "{fail:?}");
+        assert_eq!(pair.request(0, ClientOperation::Flush), DONE, "{fail:?}");
+        assert_eq!(
+            (pair.status(0).role, pair.status(0).disk),
+            (Role::Primary, DiskState::Failed),
+            "{fail:?}"
+        );
+        assert_eq!(pair.status(0).suspended, None);
+        assert_eq!(pair.status(0).head, pair.status(1).head);
+        assert_ne!(pair.status(0).head, before, "G1");
+        assert_eq!((pair.status(0).entitled, pair.status(1).entitled), (false, true), "P2");
+        assert_eq!(pair.stable_data(1)[2 << 20..(2 << 20) + 4096], [2; 4096]);
+        let all = pair.request(0, read(0, 4 << 20));
+        assert_eq!(all, Ok(RequestOutcome::Data(pair.data(1).to_vec().into())), "in several parts");
+    }
+}
+
+#[test]
+fn w7_the_failed_disk_comes_back_by_bitmap() {
+    let mut pair = diskless_pair();
+    assert_eq!(pair.write(0, 3 << 20, &[3; 4096], false), DONE);
+    pair.crash(0);
+    assert_eq!(pair.status(1).disk, DiskState::UpToDate, "everything that was answered is there");
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    assert_eq!(pair.write(1, 4096, &[4; 4096], false), DONE);
+    pair.restart(0);
+    assert_eq!(pair.status(0).disk, DiskState::Inconsistent);
+    pair.connect();
+    assert_eq!(pair.status(0).disk, DiskState::UpToDate);
+    assert_eq!(pair.data(0), pair.data(1));
+    assert_eq!(pair.stable_data(0), pair.data(0));
+    let last = pair.status(0).last_resync.expect("one ended");
+    assert!(last.compared_bytes <= 3 * 65536, "extents in use and the bits of the host: {last:?}");
+}
+
+#[test]
+fn w7_a_crash_of_the_host_costs_the_failed_disk_no_block() {
+    let mut pair = diskless_pair();
+    assert_eq!(pair.write(0, 3 << 20, &[3; 4096], true), DONE);
+    pair.lose_power(1);
+    pair.crash(0);
+    pair.restart(0);
+    pair.restart(1);
+    pair.connect();
+    for node in 0..2 {
+        assert_eq!(pair.status(node).disk, DiskState::UpToDate, "node {node}");
+        assert_eq!(pair.data(node)[3 << 20..(3 << 20) + 4096], [3; 4096], "node {node}");
+    }
+    assert_eq!(pair.data(0), pair.data(1));
+}
+
+#[test]
+fn w7_everything_is_held_while_the_host_is_away() {
+    let mut pair = diskless_pair();
+    pair.disconnect();
+    assert_eq!(pair.status(0).suspended, Some(Suspended::NoData));
+    let write = ClientOperation::Write { offset: 0, payload: vec![9; 4096].into(), fua: false };
+    let write = pair.begin_request(0, write);
+    let asked = pair.begin_request(0, read(0, 4096));
+    assert_eq!((pair.reply(write), pair.reply(asked)), (None, None));
+    pair.connect();
+    assert_eq!(pair.reply(write), Some(DONE));
+    assert_eq!(pair.reply(asked), Some(Ok(RequestOutcome::Data(vec![9; 4096].into()))));
+    assert_eq!(pair.status(0).suspended, None);
+    assert_eq!(pair.data(1)[..4096], [9; 4096]);
+
+    pair.disconnect();
+    let late = pair.begin_request(0, read(0, 4096));
+    for _ in 0..41 {
+        pair.pass_time();
+    }
+    assert_eq!(pair.reply(late), Some(Err(RequestError::Io)), "held for 120 s");
+}
+
+#[test]
+fn w7_a_host_that_lost_power_is_not_taken_back() {
+    let mut pair = diskless_pair();
+    assert_eq!(pair.write(0, 0, &[5; 4096], false), DONE, "on the host only, and not stable");
+    pair.lose_power(1);
+    pair.restart(1);
+    pair.connect();
+    assert_eq!(pair.status(0).role, Role::Secondary, "what was answered is not there any more");
+    assert_eq!(pair.request(0, read(0, 4096)), Err(RequestError::Shutdown));
+}
+
+#[test]
+fn w7_the_host_gives_nothing_away() {
+    let mut pair = diskless_pair();
+    let invalidate = pair.command(1, OperatorCommand::Invalidate);
+    assert!(matches!(invalidate, OperatorAnswer::Refused(_)), "the only copy");
+    let disconnect = OperatorCommand::Disconnect(pair.peer());
+    assert!(matches!(pair.command(0, disconnect), OperatorAnswer::Refused(_)));
+    assert!(matches!(pair.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Refused(_)));
+    assert_eq!(pair.command(0, OperatorCommand::Secondary { force: false }), OperatorAnswer::Done);
+    assert_eq!(pair.status(1).disk, DiskState::UpToDate);
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    assert_eq!(pair.data(1)[8192..12288], [2; 4096]);
+}
+
+#[test]
+fn w7_nothing_is_answered_before_the_own_failure_is_recorded() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 0, &[1; 4096], false), DONE, "from here on its extent needs no commit");
+    pair.fail_next(0, Fail::Write);
+    pair.fail_next(0, Fail::Commit);
+    let write = ClientOperation::Write { offset: 0, payload: vec![2; 4096].into(), fua: false };
+    let write = pair.begin_request(0, write);
+    assert_eq!(pair.reply(write), None);
+    assert!(!pair.status(1).entitled, "both would have the right");
+    pair.pass_time();
+    assert_eq!(pair.reply(write), Some(DONE));
+    assert!(pair.status(1).entitled);
+}
+
+#[test]
+fn an_unreadable_sector_is_read_from_the_peer_and_condemns_nothing() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 0, &[7; 4096], false), DONE);
+    pair.fail_next(0, Fail::Read);
+    assert_eq!(pair.request(0, read(0, 4096)), Ok(RequestOutcome::Data(vec![7; 4096].into())));
+    assert_eq!(pair.status(0).disk, DiskState::UpToDate);
+    pair.disconnect();
+    pair.fail_next(0, Fail::Read);
+    assert_eq!(pair.request(0, read(0, 4096)), Err(RequestError::Io), "nobody else has it");
+    assert_eq!(pair.status(0).disk, DiskState::UpToDate);
+}
+
+#[test]
+fn an_unreadable_source_is_not_given_up() {
+    let mut pair = in_sync_pair();
+    pair.disconnect();
+    assert_eq!(pair.write(0, 0, &[7; 4096], false), DONE);
+    pair.fail_next(0, Fail::Read);
+    pair.connect();
+    assert_eq!(pair.status(0).disk, DiskState::UpToDate, "the only good copy");
+    assert_eq!(pair.status(1).disk, DiskState::Inconsistent);
+    pair.connect();
+    assert_eq!(pair.status(1).disk, DiskState::UpToDate);
+    assert_eq!(pair.data(0), pair.data(1));
+}
+
+#[test]
+fn w4_after_a_failed_flush_nothing_is_compared() {
+    let mut pair = in_sync_pair();
+    assert_eq!(pair.write(0, 0, &[7; 4096], false), DONE);
+    pair.fail_next(1, Fail::Flush);
+    assert_eq!(pair.request(0, ClientOperation::Flush), DONE, "alone");
+    assert_eq!(pair.status(1).disk, DiskState::Failed);
+    assert_eq!(pair.data(1)[..4096], [7; 4096], "the cache shows what the media do not have");
+    assert_eq!(pair.stable_data(1)[..4096], [0; 4096]);
+    pair.crash(1);
+    pair.restart(1);
+    pair.connect();
+    assert_eq!(pair.status(1).disk, DiskState::UpToDate);
+    assert_eq!(pair.moved_bytes, 4096, "written although it looked the same, and by bitmap");
+    assert_eq!(pair.status(1).peers[0].replication, Replication::Established);
+}
+
+#[test]
+fn w4_the_last_copy_is_put_in_doubt_by_a_write_and_condemned_by_a_flush() {
+    for (fail, disk) in [(Fail::Write, DiskState::Outdated), (Fail::Flush, DiskState::Inconsistent)] {
+        let mut pair = in_sync_pair();
+        pair.disconnect();
+        assert_eq!(pair.write(0, 0, &[7; 4096], true), DONE);
+        pair.fail_next(0, fail);
+        let failing = match fail {
+            Fail::Flush => pair.request(0, ClientOperation::Flush),
+            Fail::Write | Fail::Read | Fail::Commit => pair.write(0, 0, &[8; 4096], false),
+        };
+        assert!(failing.is_err(), "{fail:?}");
+        assert_eq!(pair.status(0).role, Role::Secondary, "{fail:?}");
+        pair.crash(0);
+        pair.restart(0);
+        assert_eq!(pair.status(0).disk, disk, "{fail:?}");
+        let forced = pair.command(0, OperatorCommand::Primary(Force::Yes));
+        assert_eq!(forced == OperatorAnswer::Done, fail == Fail::Write, "{fail:?}");
+    }
+}
