@@ -90,6 +90,16 @@ impl Runner {
                 self.settled.send_replace(true);
                 (None, "disk-failed", text)
             }
+            Notice::ServedByPeer(peer) => {
+                let text =
+                    "the own disk failed: this primary goes on through the peer, which has the only copy";
+                (Some(peer), "served-by-peer", text.to_owned())
+            }
+            Notice::Unreadable(span) => {
+                let text =
+                    format!("{} bytes from byte {} of the own disk cannot be read", span.len, span.offset);
+                (None, "unreadable", text)
+            }
         };
         let peer = peer.map(|peer| self.peer_name(peer));
         tracing::info!(volume = name, peer, kind, "{text}");
