@@ -2,5 +2,6 @@
 
 mod alone;
 mod client;
+mod pair;
 mod refused;
 mod rig;
