@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     disk::{self, Backend, BackendError},
-    link::{BindError, Endpoint, EndpointConfig, LinkEvent, PeerAddress, PeerKey, VolumeKey},
+    link::{BindError, Endpoint, EndpointConfig, LinkEvent, PeerAddress, PeerError, PeerKey, VolumeKey},
 };
 
 /// A connection to a peer on which nothing came for this long is given up by the transport: longer than any sensible
@@ -38,6 +38,9 @@ use crate::{
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// More than a volume lets be in flight, so that flow control is never what holds a write up.
 const WINDOW_BYTES: u64 = 96 << 20;
+/// Payloads that came from peers and wait for a disk. Apart from what clients read: one who reads its replies slowly
+/// must not hold up the replication.
+const LINK_BUFFER_BYTES: usize = 256 << 20;
 /// A volume whose disk hangs while it is opened is not waited for any longer.
 const OPENING: Duration = Duration::from_secs(10);
 /// What clients and the log are told when the node ends.
@@ -54,6 +57,9 @@ pub enum StartError {
     /// The port for the peers cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Two nodes cannot be told apart.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// The thread or its runtime could not be had.
     #[error("the data thread cannot be started ({0}): look at the limits on processes and open files")]
     Thread(std::io::Error),
@@ -135,7 +141,7 @@ impl DataThread {
             listen: settings.listen,
             idle_timeout: IDLE_TIMEOUT,
             window_bytes: WINDOW_BYTES,
-            buffers: buffers.clone(),
+            buffers: BufferPool::new(LINK_BUFFER_BYTES),
         })?;
         let thread = Self {
             settings: RefCell::new(settings),
@@ -149,20 +155,29 @@ impl DataThread {
             next_key: std::cell::Cell::new(0),
             hall: Hall::new(limits),
         };
-        for peer in thread.settings.borrow().peers.clone() {
-            thread.call_peer(&peer);
+        for volume in thread.settings.borrow().volumes.clone() {
+            thread.add_volume(volume);
         }
+        thread.call_peers()?;
         Ok(thread)
     }
 
-    /// Calls a peer from now on, also under a changed address or key.
-    pub(super) fn call_peer(&self, peer: &super::PeerSettings) {
-        let known = self.peer_keys.borrow().get(&peer.name).copied();
-        let key = known.unwrap_or_else(|| PeerKey(self.next_key()));
-        self.peer_keys.borrow_mut().insert(peer.name.clone(), key);
-        let address =
-            PeerAddress { name: peer.name.clone(), address: peer.address, fingerprint: peer.fingerprint };
-        self.endpoint.add_peer(key, address);
+    /// Calls every configured peer from now on, under the address and key that it has now, for the volumes that are
+    /// shared with it.
+    pub(super) fn call_peers(&self) -> Result<(), PeerError> {
+        for peer in &self.settings.borrow().peers {
+            let known = self.peer_keys.borrow().get(&peer.name).copied();
+            let key = known.unwrap_or_else(|| PeerKey(self.next_key()));
+            self.peer_keys.borrow_mut().insert(peer.name.clone(), key);
+            let address =
+                PeerAddress { name: peer.name.clone(), address: peer.address, fingerprint: peer.fingerprint };
+            let slots = self.slots.borrow();
+            let shared = slots.iter().filter(|slot| slot.settings().peers.contains(&peer.name));
+            let named: Vec<_> = shared.map(|slot| (slot.key(), slot.name())).collect();
+            let named: Vec<_> = named.iter().map(|(key, name)| (*key, name.as_str())).collect();
+            self.endpoint.add_peer(key, address, &named)?;
+        }
+        Ok(())
     }
 
     fn next_key(&self) -> u32 {
@@ -171,14 +186,18 @@ impl DataThread {
         key
     }
 
-    /// Adds a volume and begins to open it.
-    pub(super) fn add_volume(self: &Rc<Self>, settings: super::VolumeSettings) -> Rc<Slot> {
+    /// Makes a place for a volume.
+    pub(super) fn add_volume(&self, settings: super::VolumeSettings) -> Rc<Slot> {
         let slot = Slot::new(VolumeKey(self.next_key()), settings, &self.settings.borrow().state_dir);
         slot.publish_closed(&self.directory);
         self.slots.borrow_mut().push(Rc::clone(&slot));
-        let (thread, opening) = (Rc::clone(self), Rc::clone(&slot));
-        abort::spawn(async move { thread.open(&opening, None).await });
         slot
+    }
+
+    /// Begins to open a volume.
+    pub(super) fn begin_to_open(self: &Rc<Self>, slot: &Rc<Slot>) {
+        let (thread, slot) = (Rc::clone(self), Rc::clone(slot));
+        abort::spawn(async move { thread.open(&slot, None).await });
     }
 
     /// Opens a volume; why it could not be opened is in its slot afterwards.
@@ -205,8 +224,8 @@ impl DataThread {
         opened: watch::Sender<bool>,
     ) {
         let links = abort::spawn(Rc::clone(&self).pump_links());
-        let volumes = self.settings.borrow().volumes.clone();
-        let slots: Vec<_> = volumes.into_iter().map(|volume| self.add_volume(volume)).collect();
+        let slots = self.slots.borrow().clone();
+        slots.iter().for_each(|slot| self.begin_to_open(slot));
         abort::spawn(async move {
             let until = Instant::now() + OPENING;
             for slot in slots {

@@ -21,7 +21,7 @@
 //! | `clock` | time and randomness |
 //! | `abort` | a panic on the data thread ends the process |
 
-mod abort;
+pub(crate) mod abort;
 mod clock;
 mod command;
 mod data_thread;

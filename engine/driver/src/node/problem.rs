@@ -42,6 +42,8 @@ pub enum ProblemCode {
     Link(link::ProblemCode),
     /// A peer does what the protocol forbids, or refuses this node.
     PeerRefused,
+    /// This node or a peer has no disk for the volume.
+    NoCopy,
     /// A peer cannot be reached.
     PeerUnreachable,
     /// The operator has disconnected a peer.
@@ -79,6 +81,7 @@ impl ProblemCode {
             Self::Link(link::ProblemCode::Volume) => "peer-volume",
             Self::Link(link::ProblemCode::Protocol) => "peer-protocol",
             Self::PeerRefused => "peer-refused",
+            Self::NoCopy => "no-copy",
             Self::PeerUnreachable => "peer-unreachable",
             Self::PeerDisconnected => "peer-disconnected",
             Self::NotUpToDate => "not-up-to-date",

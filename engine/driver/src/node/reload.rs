@@ -11,7 +11,6 @@ use evenkeel_core::volume::{
 };
 
 use super::{
-    abort,
     data_thread::DataThread,
     handle::{ReloadError, Reloaded},
     settings::NodeSettings,
@@ -40,7 +39,6 @@ pub(super) async fn reload(thread: &Rc<DataThread>, new: NodeSettings) -> Result
     let old_peers = thread.settings.borrow().peers.clone();
     for peer in new.peers.iter().filter(|peer| !old_peers.contains(peer)) {
         changes.push(format!("node {} added or changed", peer.name));
-        thread.call_peer(peer);
     }
     for peer in old_peers.iter().filter(|old| new.peers.iter().all(|peer| peer.name != old.name)) {
         changes.push(format!("node {} removed", peer.name));
@@ -48,24 +46,30 @@ pub(super) async fn reload(thread: &Rc<DataThread>, new: NodeSettings) -> Result
             thread.endpoint.remove_peer(key);
         }
     }
+    let mut closed = Vec::new();
     for volume in &new.volumes {
-        let Some(slot) = thread.slot(&volume.name) else {
-            changes.push(format!("volume {} added", volume.name));
-            thread.add_volume(volume.clone());
-            continue;
+        let slot = match thread.slot(&volume.name) {
+            Some(slot) => slot,
+            None => {
+                changes.push(format!("volume {} added", volume.name));
+                let slot = thread.add_volume(volume.clone());
+                closed.push(slot);
+                continue;
+            }
         };
         if slot.settings() != *volume {
             changes.push(format!("volume {} changed", volume.name));
             slot.change(volume, &thread.directory);
         }
         if matches!(slot.opened(), Opened::Closed(_)) {
-            let thread = Rc::clone(thread);
-            abort::spawn(async move { thread.open(&slot, None).await });
+            closed.push(slot);
         }
     }
     let place = |slot: &Rc<Slot>| new.volumes.iter().position(|volume| volume.name == slot.name());
     thread.slots.borrow_mut().sort_by_key(place);
     *thread.settings.borrow_mut() = new;
+    thread.call_peers().map_err(|error| ReloadError::Refused(error.to_string()))?;
+    closed.iter().for_each(|slot| thread.begin_to_open(slot));
     Ok(changes)
 }
 
@@ -81,6 +85,17 @@ fn check(thread: &DataThread, new: &NodeSettings) -> Result<(), ReloadError> {
     ];
     if let Some((_, what)) = fixed.into_iter().find(|(differs, _)| *differs) {
         return Err(ReloadError::Fixed { what: what.to_owned() });
+    }
+    let mut keys = vec![(new.identity.fingerprint(), &new.node)];
+    for peer in &new.peers {
+        if let Some((_, other)) = keys.iter().find(|(key, _)| *key == peer.fingerprint) {
+            let text = format!(
+                "{} and {other} have the same fingerprint: each node has a key of its own",
+                peer.name
+            );
+            return Err(ReloadError::Refused(text));
+        }
+        keys.push((peer.fingerprint, &peer.name));
     }
     for slot in thread.slots.borrow().iter() {
         let (name, settings) = (slot.name(), slot.settings());

@@ -204,7 +204,7 @@ impl Slot {
             return Err(problem);
         }
         for peer in peer_keys {
-            thread.endpoint.enable(peer, self.key, &self.name());
+            thread.endpoint.enable(peer, self.key);
         }
         let device = VolumeDevice::new(Rc::clone(&runner));
         Ok((runner, device))

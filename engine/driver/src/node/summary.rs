@@ -145,10 +145,11 @@ fn peer_view(
 ) -> (PeerStatus, Vec<Problem>) {
     let Some(core) = core else { panic!("every configured peer has an index while the volume is open") };
     let problem = remarks.link.clone().or_else(|| link.and_then(|link| link.problem.clone()));
-    let refused_by_verdict = core.apart.filter(|verdict| !matches!(verdict, Verdict::SplitBrain { .. }));
+    let refused =
+        core.apart.is_some_and(|verdict| matches!(verdict, Verdict::Unrelated { .. } | Verdict::Refused(_)));
     let connection = if !core.allowed {
         Connection::Disconnected
-    } else if core.connected && refused_by_verdict.is_none() {
+    } else if core.connected && !refused {
         Connection::Connected
     } else if core.connected || problem.is_some() || remarks.broken.is_some() {
         Connection::Refused
@@ -197,18 +198,17 @@ fn peer_problems(
         problems.push(about(ProblemCode::Link(link.code), link.text, remedy.to_owned()));
     }
     if let Some(verdict) = &core.apart {
-        let code = match verdict {
-            Verdict::SplitBrain { .. } => ProblemCode::SplitBrain,
-            Verdict::Unrelated { .. } => ProblemCode::Unrelated,
-            Verdict::NoSync
-            | Verdict::FreshPair { .. }
-            | Verdict::NoCopy(_)
-            | Verdict::Resync { .. }
-            | Verdict::Refused(_) => ProblemCode::PeerRefused,
-        };
-        let remedy = format!(
+        let resolve = format!(
             "`evenkeel resolve {volume} --discard NODE --dry-run` shows what would be lost; without --dry-run it is done"
         );
+        let (code, remedy) = match verdict {
+            Verdict::SplitBrain { .. } => (ProblemCode::SplitBrain, resolve),
+            Verdict::Unrelated { .. } => (ProblemCode::Unrelated, resolve),
+            Verdict::NoCopy(_) => (ProblemCode::NoCopy, "mend the disk of the node that has none".to_owned()),
+            Verdict::NoSync | Verdict::FreshPair { .. } | Verdict::Resync { .. } | Verdict::Refused(_) => {
+                (ProblemCode::PeerRefused, "do what the text says".to_owned())
+            }
+        };
         problems.push(about(code, explain(runner, core.index, verdict), remedy));
     } else if let Some(broken) = &remarks.broken
         && !core.connected

@@ -31,9 +31,10 @@ use evenkeel_core::{
     volume::{
         FileFacts, Volume,
         config::{RunInfo, Tunables, VolumeConfig},
-        io::{Action, ClientId, CommandId, Event, RequestError, RequestId, RequestOutcome},
+        io::{Action, Channel, ClientId, CommandId, Event, RequestError, RequestId, RequestOutcome},
         operator::OperatorAnswer,
         status::Status,
+        wire::Frame,
     },
 };
 use evenkeel_nbd::device::{Client, ExportState, Features};
@@ -212,6 +213,7 @@ impl Runner {
     }
 
     fn handle(&self, inner: &mut Inner, now: Timestamp, event: Event) {
+        inner.export_may_change |= tells_of_a_peer(&event);
         let mut actions = std::mem::take(&mut inner.actions);
         inner.volume.handle(now, event, &mut actions);
         self.carry_out(inner, &mut actions);
@@ -308,6 +310,23 @@ impl Runner {
     /// The name of a peer.
     pub(super) fn peer_name(&self, peer: PeerIndex) -> &str {
         self.peer_names.get(peer.as_usize()).map_or("a peer that is not configured", String::as_str)
+    }
+}
+
+/// Whether the event may change what this node knows of a peer's role, which refused clients are told.
+fn tells_of_a_peer(event: &Event) -> bool {
+    match event {
+        Event::Frame { channel: Channel::Control, frame, .. } => {
+            !matches!(frame, Frame::Ping(_) | Frame::Pong(_))
+        }
+        Event::LinkUp { .. } | Event::LinkDown { .. } => true,
+        Event::Frame { .. }
+        | Event::Request { .. }
+        | Event::ClientGone(_)
+        | Event::ReadDone { .. }
+        | Event::DiskDone { .. }
+        | Event::Wake
+        | Event::Command { .. } => false,
     }
 }
 

@@ -48,12 +48,13 @@ pub(in crate::node) struct PeerRemarks {
 impl Runner {
     pub(super) fn on_notice(&self, inner: &mut Inner, notice: Notice) {
         inner.export_may_change = true;
+        self.remember(inner);
         let name = self.name();
         let mut remarks = self.remarks.borrow_mut();
         let (peer, kind, text) = match notice {
             Notice::Role(role) => (None, "role", format!("this node is {} now", role_word(role))),
             Notice::Disk(disk) => {
-                self.note_opened(inner);
+                self.settled.send_replace(true);
                 (None, "disk", format!("the own disk is {disk:?} now"))
             }
             Notice::Peer(peer, replication) => {
@@ -106,16 +107,8 @@ impl Runner {
         self.events.push(Some(&name), peer, kind, text);
     }
 
-    /// The volume has been opened: what the state directory is to remember is stable on the disk.
-    fn note_opened(&self, inner: &mut Inner) {
-        if self.settled.send_replace(true) {
-            return;
-        }
-        self.remember(inner);
-    }
-
-    /// Replaces what the state directory remembers, if that has changed.
-    pub(super) fn remember(&self, inner: &mut Inner) {
+    /// Replaces what the state directory remembers by what is stable on the disk, if that has changed.
+    fn remember(&self, inner: &mut Inner) {
         let Some(stable) = inner.volume.stable_superblock() else { return };
         let memory = Memory {
             node: stable.node,

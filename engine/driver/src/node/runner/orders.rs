@@ -95,13 +95,12 @@ impl Runner {
     /// P5: clients that are leaving get a while; with force they are cut off.
     async fn demote(&self, force: bool) -> CommandResult {
         if self.core_status().role == Role::Primary {
-            if force {
-                self.close_to_clients(Some(&format!("{} becomes secondary on this node", self.name())));
-            } else if let Some(client) = self.remaining_client().await {
+            if !force && let Some(client) = self.remaining_client().await {
                 return Ok(OperatorAnswer::Refused(format!(
                     "{client} still uses the device: disconnect it (unmount first), or --force"
                 )));
             }
+            self.close_to_clients(Some(&format!("{} becomes secondary on this node", self.name())));
         }
         let answer = self.order(OperatorCommand::Secondary { force }).await;
         self.close_to_clients(None);
