@@ -9,6 +9,17 @@
 //!   node <─ events ─ Endpoint <── per channel: parser, reader task <── stream <── peer
 //! ```
 //!
+//! | file | noun |
+//! |---|---|
+//! | `endpoint`, `event` | the interface |
+//! | `socket`, `transport`, `tls` | the port, quinn's settings, who is let in |
+//! | `accept`, `call` | connections that come and go out, until it is known what they are for |
+//! | `peer`, `session`, `probe`, `backoff` | the control connection with a peer, and the links made over it |
+//! | `live`, `channel` | links that are up: their streams, readers and writers |
+//! | `inbox`, `buffers` | what came in |
+//! | `message`, `closing` | what is said beside frames, and how connections end |
+//! | `shared`, `task` | what all tasks have in common |
+//!
 //! Whoever runs it calls [`Endpoint::poll_events`] and [`Endpoint::send`] from one task of the data thread:
 //!
 //! ```no_run
@@ -30,8 +41,27 @@
 //! # }
 //! ```
 
+mod accept;
+mod backoff;
+mod buffers;
+mod call;
+mod channel;
+mod closing;
 mod endpoint;
 mod event;
+mod inbox;
+mod live;
+mod message;
+mod peer;
+mod probe;
+mod session;
+mod shared;
+mod socket;
+mod task;
+mod tls;
+mod transport;
 
-pub use endpoint::{BindError, Connection, Endpoint, EndpointConfig, PeerAddress, PeerStatus};
+pub use endpoint::{
+    BindError, Connection, Endpoint, EndpointConfig, NameError, PeerAddress, PeerError, PeerStatus,
+};
 pub use event::{Cause, Ending, LinkEvent, PeerKey, Problem, ProblemCode, VolumeKey};
