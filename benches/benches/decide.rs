@@ -14,7 +14,7 @@ use evenkeel_core::{
         history::History,
         record::PeerRecord,
         verdict::Verdict,
-        view::{Copy, NodeView, Power, Replies, Role, Unsettled, Wish},
+        view::{Bond, Copy, NodeView, Power, Replies, Role, Unsettled, Wish},
     },
     ids::{AttachCounter, Generation, GenerationId, NodeId, Term},
 };
@@ -46,6 +46,7 @@ fn view(node: u64, history: History) -> NodeView {
         attach: AttachCounter(7),
         wish: Wish::Nothing,
         record: PeerRecord { seen: AttachCounter(7), ..PeerRecord::NEVER },
+        bond: Bond::Free,
     }
 }
 

@@ -59,6 +59,12 @@ impl PeerIndex {
     }
 }
 
+impl Term {
+    /// The number of the term of a generation that new nodes make together: no primary ever writes under it, so a copy
+    /// that has it as head is as empty as it was made. Every other term has a higher one.
+    pub const FIRST: u64 = 1;
+}
+
 /// The right to be primary, granted to one node; only ever grows (design P4). Ordered by number, then node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Term {

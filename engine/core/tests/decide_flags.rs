@@ -5,7 +5,7 @@ use evenkeel_core::generation::decide::{decide, must_suspend};
 use evenkeel_core::generation::history::{History, Window};
 use evenkeel_core::generation::record::{Dirty, PeerRecord, Standing};
 use evenkeel_core::generation::verdict::{Clause, Extent, Names, Refusal, Side, Verdict, Which};
-use evenkeel_core::generation::view::{Copy, NodeView, Power, Replies, Role, Unsettled, Wish};
+use evenkeel_core::generation::view::{Bond, Copy, NodeView, Power, Replies, Role, Unsettled, Wish};
 use evenkeel_core::ids::{AttachCounter, Generation, GenerationId, NodeId, Term};
 use std::collections::HashSet;
 
@@ -43,6 +43,7 @@ fn view(node: u64, copy: Copy, history: History) -> NodeView {
         highest_term: Some(Term { number: 1, node: NodeId(1) }),
         wish: Wish::Nothing,
         record: PeerRecord { standing: Standing::InSync, dirty: Dirty::Clean, seen: AttachCounter(5) },
+        bond: Bond::Free,
     }
 }
 

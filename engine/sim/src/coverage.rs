@@ -116,6 +116,7 @@ pub(crate) fn frame_kind(frame: &Frame) -> usize {
         Frame::Host { .. } => 35,
         Frame::Fetch { .. } => 36,
         Frame::Fetched { .. } => 37,
+        Frame::Everywhere { .. } => 38,
     }
 }
 

@@ -33,7 +33,7 @@
 //! | T12 | target's key not known | refused | G6 |
 //! | **both sound, equal heads:** | | | |
 //! | T13 | both primary | refused | G10 |
-//! | T14 | no bits, nothing unsettled, none crashed, each has kept bits for the other | `NoSync` | G4 |
+//! | T14 | no bits, nothing unsettled, none crashed; each has kept bits for the other, or no primary ever wrote | `NoSync` | G3, G4 |
 //! | T15 | one is primary: it is source | extent by E | G8 |
 //! | T16 | replies together; one kept more: it is source | extent by E | G8 |
 //! | T17 | one wrote the generation: it is source | extent by E | G8 |
@@ -62,7 +62,7 @@ use super::history::History;
 use super::record::{Dirty, Standing};
 use super::verdict::{Clause, Extent, FullBecause, Refusal, Side, Verdict, Which};
 use super::view::{Copy, NodeView, Power, Replies, Role, Unsettled, Wish};
-use crate::ids::{Generation, GenerationId};
+use crate::ids::{Generation, GenerationId, Term};
 use std::cmp::Ordering;
 
 /// What two nodes that meet do about their copies. `decide(a, b)` is always `decide(b, a).mirror()`.
@@ -259,7 +259,8 @@ fn equal(mine: &NodeView, theirs: &NodeView, head: Generation) -> Verdict {
     }
     let tracked = mine.record.standing.covers(&mine.history, head.id)
         && theirs.record.standing.covers(&theirs.history, head.id);
-    if tracked && nothing_outstanding(mine) && nothing_outstanding(theirs) {
+    let empty = head.term.number == Term::FIRST;
+    if (tracked || empty) && nothing_outstanding(mine) && nothing_outstanding(theirs) {
         return Verdict::NoSync; // T14
     }
     let writer = Which::of(head.term.node == mine.node, head.term.node == theirs.node);

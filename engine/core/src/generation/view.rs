@@ -109,6 +109,18 @@ pub enum Wish {
     Discard,
 }
 
+/// To which third node a node is bound, if there are more than two (design G9). The receiver of a report is never
+/// named in it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Bond {
+    /// To none.
+    Free,
+    /// It is the target of this node, or about to be: its copy is in sync with nobody, and nobody's source.
+    Target(NodeId),
+    /// It is in sync with this node, which is primary: its copy is that primary's.
+    InSync(NodeId),
+}
+
 /// See the module documentation.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct NodeView {
@@ -138,4 +150,6 @@ pub struct NodeView {
     pub wish: Wish,
     /// What it keeps about the other node.
     pub record: PeerRecord,
+    /// To which third node it is bound.
+    pub bond: Bond,
 }

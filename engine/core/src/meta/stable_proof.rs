@@ -3,7 +3,9 @@
 //! A bit that is cleared too early is silent divergence: the peer lacks the block and nobody knows. So clearing
 //! takes a value that cannot be made without what a *stable* acknowledgement carries:
 //!
-//! - **the peer**: an acknowledgement of one peer says nothing about another;
+//! - **the peer**: an acknowledgement of one peer says nothing about another. With three nodes there is one more way:
+//!   a primary says of a peer that is in sync with it what is stable there, to a node that is in sync with it too;
+//!   both copies are the primary's then, so nothing of the one is missing on the other;
 //! - **the session**: one connection within one term. After a reconnect the peer may have lost its cache, or may
 //!   have been set back, and sequences of another term cannot be compared. The bitmap names the session that it
 //!   takes proofs of, and takes none while there is no session;
@@ -45,6 +47,17 @@ impl StableProof {
     /// From an acknowledgement that says: `peer` has flushed, in `session`, what `bytes` held after the write
     /// `upto`.
     pub(crate) fn from_acknowledgement(
+        peer: PeerIndex,
+        session: SessionId,
+        bytes: Range<u64>,
+        upto: Sequence,
+    ) -> Self {
+        Self { peer, session, bytes, upto }
+    }
+
+    /// From the word of the primary with which this node shares `session`: `peer`, which is in sync with it as this
+    /// node is, has flushed every write up to `upto` (design G9).
+    pub(crate) fn from_primary(
         peer: PeerIndex,
         session: SessionId,
         bytes: Range<u64>,

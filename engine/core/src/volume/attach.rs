@@ -116,6 +116,7 @@ impl Volume {
             last_resync: None,
             io: IoCounters::default(),
             verify: None,
+            stream: None,
             heir: None,
             diskless: None,
             condemn_at: None,

@@ -308,7 +308,15 @@ impl Volume {
     /// Fails every piece that has not been issued; what was issued goes on to its end, unanswered.
     pub(crate) fn fail_unissued_pieces(&mut self) {
         for key in self.store_mut().abandon_waiting() {
-            self.fail_piece(key);
+            match self.operations.get_mut(key).expect("what waits for extents is in the lock").kind {
+                Kind::ClientWrite { .. } => self.fail_piece(key),
+                // A leader's write: the own disk has failed.
+                Kind::Replica { .. } => drop(self.leave(key)),
+                Kind::ClientRead { .. }
+                | Kind::SourceRead { .. }
+                | Kind::Check { .. }
+                | Kind::TargetStore { .. } => panic!("only writes wait for extents"),
+            }
         }
         while let Some(key) = self.parked.pop_front() {
             self.give_up(key);

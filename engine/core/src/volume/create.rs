@@ -52,7 +52,8 @@ pub fn create(spec: &CreateSpec) -> Result<Vec<Vec<(u64, Bytes)>>, LayoutError> 
             regions.extend(DirtyBitmap::format(region, spec.node, peer).map(piece));
         }
     }
-    let generation = |id| Generation { id, term: Term { number: 1, node: spec.node } };
+    // It has data, unlike one of the first term.
+    let generation = |id| Generation { id, term: Term { number: Term::FIRST + 1, node: spec.node } };
     let (history, good) = match spec.origin {
         Origin::Adopted(id) => {
             let mut history = History::empty();

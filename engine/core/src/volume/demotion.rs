@@ -133,6 +133,8 @@ impl Volume {
             return;
         }
         let (id, shutdown) = (demotion.id, demotion.shutdown);
+        // Third nodes learn that everything is stable before they learn that nobody is primary.
+        self.tell_word();
         if self.role == Role::Primary {
             self.role = Role::Secondary;
             self.suspended = None;
@@ -142,6 +144,9 @@ impl Volume {
             self.release_withheld();
             self.out.push(Action::Notice(Notice::Role(Role::Secondary)));
             self.report_everywhere_again();
+        }
+        if self.has_third_nodes() || !shutdown {
+            self.tell_mark();
         }
         if self.disk == DiskState::Failed {
             self.diskless = None;
@@ -157,7 +162,6 @@ impl Volume {
         if !shutdown {
             self.demotion = None;
             self.answer_maybe(id, Ok(()));
-            self.tell_mark();
             return;
         }
         let heir = self.peer_indices().find(|&peer| self.has_copy(peer));
@@ -237,6 +241,10 @@ impl Volume {
         self.fail_flushes(RequestError::Shutdown);
         self.fail_unissued_pieces();
         self.fail_requests();
+        if self.has_third_nodes() {
+            // Nobody is in sync with a primary that was deposed: its followers decide anew among themselves (G9).
+            self.leave_everybody();
+        }
         self.begin_demotion(None, false);
     }
 }

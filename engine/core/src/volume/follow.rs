@@ -11,7 +11,8 @@
 //! - `StableTo(n)` is sent only after a flush that began when everything up to `n` was applied.
 //!
 //! With two data nodes a follower needs no activity log of its own: whatever it may have applied beyond the
-//! primary is in an extent that the primary's log keeps hot until the follower reported it stable.
+//! primary is in an extent that the primary's log keeps hot until the follower reported it stable. With three it
+//! keeps what it applied until that is stable everywhere (`survivors`).
 
 use std::collections::VecDeque;
 
@@ -31,6 +32,7 @@ use super::{
     remote_read::Fetch,
     span::ByteSpan,
     store::Then,
+    survivors::Kept,
     verify::Question,
     volume::{Broken, Volume},
     wire::Frame,
@@ -64,6 +66,8 @@ pub(crate) struct Following {
     pub(crate) fetches: Vec<Fetch>,
     /// How far the resync is, if blocks are copied.
     pub(crate) progress: Option<Progress>,
+    /// With three nodes: what survivors of the leader may have to compare.
+    pub(crate) kept: Kept,
 }
 
 /// See the module's head.
@@ -107,6 +111,7 @@ impl Following {
             hosting: Hosting::No,
             fetches: Vec::new(),
             progress,
+            kept: Kept::default(),
         }
     }
 
@@ -170,6 +175,17 @@ impl Volume {
         let link = self.peer(peer).link.expect("a session has a link");
         self.store_mut().begin_session_of_leader(peer, link);
         self.peer_mut(peer).session = Session::Following(Box::new(Following::new(phase, progress)));
+        self.begin_stream(peer);
+        self.announce_following(peer);
+    }
+
+    /// The session alone: of two fellows neither writes.
+    pub(crate) fn follow_fellow(&mut self, peer: PeerIndex) {
+        self.peer_mut(peer).session = Session::Following(Box::new(Following::new(Phase::InSync, None)));
+        self.announce_following(peer);
+    }
+
+    fn announce_following(&mut self, peer: PeerIndex) {
         let replication = self.peer(peer).replication();
         self.notice(Notice::Peer(peer, replication));
     }
@@ -184,6 +200,7 @@ impl Volume {
         following.received = Some(after);
         following.applied = after;
         following.stable = after;
+        self.take_word(peer);
         self.advance_follower_flush(peer);
         self.advance_pulling(peer);
         Ok(())
@@ -247,6 +264,7 @@ impl Volume {
         if receipt {
             self.send(peer, Channel::Data, Frame::Received(sequence));
         }
+        self.keep(peer, sequence, span);
         self.note_overwritten(peer, sequence, span);
         self.unpark(peer);
         Ok(())
@@ -388,6 +406,7 @@ impl Volume {
             self.send(peer, Channel::Control, Frame::Finished);
             self.store_mut().set_outdated_confirmed(peer, false);
             self.notice(Notice::Peer(peer, super::Replication::Established));
+            self.take_word(peer);
         }
         self.reconsider_disk();
     }

@@ -16,7 +16,7 @@ use super::{
     config::OnPeerLoss,
     io::{Channel, Notice},
     lead::Phase as LeadPhase,
-    peer::Session,
+    peer::{Session, Told},
     status::Suspended,
     store::Then,
     volume::{Broken, Volume},
@@ -46,6 +46,7 @@ impl Volume {
         if head.id != id || self.role != Role::Primary {
             return;
         }
+        self.tell_word_before_offer();
         for peer in self.peer_indices() {
             if self.peer(peer).is_in_sync() {
                 self.peer_mut(peer).offered = Some(id);
@@ -101,14 +102,38 @@ impl Volume {
             self.begin_following(peer, super::follow::Phase::InSync, None);
         }
         self.cancel_promotion("the peer became primary");
+        self.obey(peer);
         let link = self.peer(peer).link.expect("a frame came on it");
         self.store_mut().adopt_generation(peer, generation);
         self.store_mut().after_commit(Then::OfferAdopted { peer, link, id: generation.id });
         Ok(())
     }
 
+    /// The peer is primary, as its offer shows: its writes come from now on. Who is not offered the head that this
+    /// node takes is not in sync with it any more (G9).
+    fn obey(&mut self, peer: PeerIndex) {
+        if !self.has_third_nodes() {
+            return;
+        }
+        if !self.is_primary_peer(peer) {
+            let disk = self.peer(peer).told.map_or(super::DiskState::UpToDate, |told| told.disk);
+            self.peer_mut(peer).told = Some(Told { role: Role::Primary, disk });
+            self.begin_stream(peer);
+        }
+        for other in self.peer_indices() {
+            let offered = self.peer(peer).word.is_some_and(|word| word.names(other));
+            if other != peer && !offered && self.peer(other).is_in_sync() {
+                self.close_link(other, "a new generation begins without that node");
+            }
+        }
+    }
+
     /// The peer has the new head, durably.
     pub(crate) fn on_adopted(&mut self, peer: PeerIndex, id: GenerationId) -> Result<(), Broken> {
+        if self.peer(peer).offered != Some(id) && self.store().has_generation(id) {
+            // Another one began meanwhile; its offer is on the way.
+            return Ok(());
+        }
         if self.peer(peer).offered != Some(id) {
             return Err(Broken("a generation adopted that was not offered"));
         }
@@ -127,6 +152,8 @@ impl Volume {
         let was_counted = self.peer(peer).is_counted();
         let was_offered = self.peer(peer).offered.is_some();
         let was_following = matches!(self.session(peer), Session::Following(_));
+        let was_primary = self.is_primary_peer(peer);
+        let left_open = self.stream.is_some_and(|(leader, _)| leader == peer) && self.end_stream();
         let leaving = self.peer(peer).leaving;
         // Everything that was answered is here, and nobody else can have gone on (W7).
         let was_host = matches!(self.session(peer), Session::Following(following) if following.is_host());
@@ -140,6 +167,8 @@ impl Volume {
         state.session = Session::Down;
         state.offered = None;
         state.told = None;
+        state.word = None;
+        state.word_sent = None;
         state.leaving = false;
         self.notice(Notice::Peer(peer, super::Replication::Off));
         self.on_confirmation_peer_gone(peer);
@@ -155,9 +184,14 @@ impl Volume {
             } else {
                 self.resume_answers();
             }
-        } else if was_following && !leaving && !was_host {
-            // P1: the primary vanished; others may have gone on with it.
-            self.doubt_disk();
+        } else if was_following {
+            if !leaving && !was_host && !self.has_primary() {
+                // P1: the primary vanished; others may have gone on with it.
+                self.doubt_disk();
+            }
+            if self.has_third_nodes() && (was_primary || left_open) {
+                self.leave_everybody();
+            }
         }
     }
 
@@ -168,6 +202,9 @@ impl Volume {
             return;
         }
         self.store_mut().raise_term(term);
+        if self.has_third_nodes() {
+            self.tell_mark();
+        }
         if self.role == Role::Primary && own.is_some() {
             self.depose();
         }

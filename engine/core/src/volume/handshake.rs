@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     generation::{
+        course::{Course, course},
         decide::decide,
         record::Dirty,
         verdict::{Extent, Names, Side, Verdict, Which},
@@ -140,6 +141,7 @@ impl Volume {
             highest_term: store.term(),
             wish,
             record: store.record_for_view(peer),
+            bond: self.bond_beside(peer),
         }
     }
 
@@ -275,6 +277,7 @@ impl Volume {
             Copy::Fresh | Copy::Inconsistent => DiskState::Inconsistent,
             Copy::Good => DiskState::Consistent,
         };
+        let course = course(verdict, &comparing.own_view, theirs);
         let leads = leads(verdict, &comparing.own_view, theirs);
         let copy = copies(verdict, &comparing.own_view, theirs);
         let Session::Comparing(comparing) =
@@ -282,15 +285,14 @@ impl Volume {
         else {
             panic!("just looked at")
         };
-        let starting = Starting { verdict, comparing: *comparing, leader: leads, copy, begun: false };
+        let fellows = course == Course::Fellows;
+        let starting =
+            Starting { verdict, comparing: *comparing, leader: leads, copy, begun: false, fellows };
         self.peer_mut(peer).told = Some(Told { role: their_role, disk: their_disk });
         self.notice(Notice::Verdict(peer, text));
         match verdict {
             Verdict::NoSync | Verdict::FreshPair { .. } | Verdict::Resync { .. } => {
-                self.peer_mut(peer).session = Session::Starting(Box::new(starting));
-                if leads {
-                    self.prepare_to_lead(peer);
-                }
+                self.take_course(peer, starting, course)
             }
             Verdict::NoCopy(_)
             | Verdict::SplitBrain { .. }
@@ -309,7 +311,7 @@ impl Volume {
 
     /// The leader makes its own data stable: from the moment at which the peer's copy may be overwritten this one
     /// is the only one that has what was acknowledged while both had it (found by the simulator).
-    fn prepare_to_lead(&mut self, peer: PeerIndex) {
+    pub(crate) fn prepare_to_lead(&mut self, peer: PeerIndex) {
         let link = self.peer(peer).link.expect("a handshake has a link");
         let tag = self.tag(Purpose::LeadFlush { peer, link });
         self.out.push(Action::Flush { tag });
@@ -335,12 +337,9 @@ impl Volume {
         }
         let verdict = starting.verdict;
         let key = starting.comparing.theirs.as_ref().and_then(|(_, view)| view.history.key());
-        if matches!(verdict, Verdict::FreshPair { .. }) {
-            let id = self.entropy.next_id();
-            self.store_mut().make_first_generation(id);
-            self.power = view::Power::SameRun;
+        if !matches!(verdict, Verdict::FreshPair { .. }) {
+            self.store_mut().begin_supply(peer, key);
         }
-        self.store_mut().begin_supply(peer, key);
         self.store_mut().after_commit(Then::LeaderReady { peer, link });
     }
 
@@ -358,6 +357,13 @@ impl Volume {
             self.report_again(peer);
             return;
         }
+        self.send_begin(peer);
+    }
+
+    pub(crate) fn send_begin(&mut self, peer: PeerIndex) {
+        let Session::Starting(starting) = &mut self.peer_mut(peer).session else {
+            panic!("only what was agreed begins")
+        };
         starting.begun = true;
         let own = starting.comparing.own_number;
         let theirs = starting.comparing.theirs.as_ref().expect("it was concluded from").0;
@@ -375,9 +381,21 @@ impl Volume {
     /// The leader begins: make stable what has to be, in order, then say so.
     pub(crate) fn on_begin(&mut self, peer: PeerIndex, own: u32, theirs: u32) -> Result<(), Broken> {
         let link = self.peer(peer).link.expect("a frame came on it");
-        let Session::Starting(starting) = &mut self.peer_mut(peer).session else {
-            return Err(Broken("a begin that was not agreed"));
+        let starting = match &mut self.peer_mut(peer).session {
+            Session::Starting(starting) => starting,
+            // Something has changed since, and a newer report says so: the leader will conclude again.
+            Session::Comparing(comparing) if comparing.own_number > theirs => return Ok(()),
+            Session::Apart(apart) if apart.comparing.own_number > theirs => return Ok(()),
+            Session::Down
+            | Session::Greeting
+            | Session::Comparing(_)
+            | Session::Leading(_)
+            | Session::Following(_)
+            | Session::Apart(_) => return Err(Broken("a begin that was not agreed")),
         };
+        if starting.comparing.own_number > theirs {
+            return Ok(());
+        }
         let current = starting.comparing.theirs.as_ref().map(|(number, _)| *number);
         if starting.leader
             || starting.begun
@@ -387,6 +405,11 @@ impl Volume {
             return Err(Broken("a begin after something has changed"));
         }
         starting.begun = true;
+        if starting.fellows {
+            self.follow_fellow(peer);
+            self.send(peer, Channel::Control, Frame::Ready);
+            return Ok(());
+        }
         let tag = self.tag(Purpose::StartFlush { peer, link });
         self.out.push(Action::Flush { tag });
         Ok(())
@@ -458,6 +481,14 @@ impl Volume {
             | Session::Following(_)
             | Session::Apart(_) => return Err(Broken("ready for nothing")),
         };
+        if matches!(&self.peer(peer).session, Session::Starting(starting) if starting.fellows) {
+            self.begin_leading(peer, lead::Phase::InSync, None);
+            return Ok(());
+        }
+        if self.is_fresh_pair(peer) && !self.propose(peer) {
+            self.close_link(peer, "this node takes its first generation from another");
+            return Ok(());
+        }
         self.peer_mut(peer).resolve = None;
         self.begin_leading(peer, lead::Phase::Supplying, progress);
         self.send_runs(peer);

@@ -92,6 +92,10 @@ impl Volume {
             return;
         }
         self.count_minute();
+        if self.role == Role::Secondary && self.stream.is_some() && self.now >= self.minute_at() {
+            self.let_followed_idle_go();
+            self.minute.0 = self.now;
+        }
         for peer in self.peer_indices() {
             if self.peer(peer).link.is_none() {
                 continue;
@@ -202,7 +206,7 @@ impl Volume {
         {
             at(time);
         }
-        if self.counts_minutes() {
+        if self.counts_minutes() || self.stream.is_some() {
             at(self.minute_at());
         }
         for peer in self.peer_indices() {

@@ -7,6 +7,7 @@ mod attach;
 mod clients;
 pub mod codec;
 mod commands;
+mod company;
 pub mod config;
 mod create;
 mod demotion;
@@ -36,6 +37,7 @@ pub mod span;
 pub mod status;
 mod store;
 mod supply;
+mod survivors;
 mod verify;
 #[expect(clippy::module_inception, reason = "the volume itself, beside its parts")]
 mod volume;

@@ -10,6 +10,7 @@ use super::{
     volume::Volume,
     write_log::Place,
 };
+use crate::ids::Sequence;
 
 impl Volume {
     /// Whether something that this node followed is still on its way to the own disk.
@@ -36,12 +37,43 @@ impl Volume {
                 self.out.push(Action::Read { tag, area: Area::Data, span });
             }
             Kind::Replica { hosted: Some(_), .. } => self.begin_hosted_write(key),
-            Kind::Replica { content, fua, .. } => {
-                let (content, fua) = (content.clone(), *fua);
-                self.write_own(key, span, content, fua);
+            Kind::Replica { hosted: None, .. } => {
+                if !self.has_third_nodes() || self.store_mut().hold(span, key) {
+                    self.begin_replica_write(key);
+                }
             }
             Kind::TargetStore { .. } => self.begin_target_store(key),
         }
+    }
+
+    /// An operation that waited for its extents has them.
+    pub(crate) fn on_extents_hot(&mut self, key: Key) {
+        let operation = self.operations.get_mut(key).expect("what waits for extents is in the lock");
+        match operation.kind {
+            Kind::ClientWrite { .. } => self.issue_or_park(key),
+            Kind::Replica { hosted: Some(_), .. } => self.issue_or_park(key),
+            Kind::Replica { hosted: None, .. } => self.begin_replica_write(key),
+            Kind::ClientRead { .. }
+            | Kind::SourceRead { .. }
+            | Kind::Check { .. }
+            | Kind::TargetStore { .. } => panic!("only writes wait for extents"),
+        }
+    }
+
+    /// A write of the leader goes to the own disk; with three nodes its extents are in the activity log (G9).
+    fn begin_replica_write(&mut self, key: Key) {
+        let operation = self.operations.get_mut(key).expect("an operation in the lock exists");
+        let span = operation.span;
+        let Kind::Replica { peer, link, sequence, content, fua, .. } = &operation.kind else {
+            panic!("only a leader's write is a replica's")
+        };
+        let (stream, sequence, content, fua) = ((*peer, *link), *sequence, content.clone(), *fua);
+        if self.has_third_nodes() {
+            // Of a session that is over it is in the bits of every peer, and its number means nothing any more.
+            let at = if self.stream == Some(stream) { sequence } else { Sequence::ZERO };
+            self.store_mut().assigned(span, at);
+        }
+        self.write_own(key, span, content, fua);
     }
 
     /// A write of an operation ended on the own disk.

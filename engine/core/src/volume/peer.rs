@@ -14,7 +14,7 @@
 
 use super::{
     DiskState, Replication, Role, follow::Following, io::LinkId, lead::Leading, operator::Discard,
-    progress::Progress,
+    progress::Progress, survivors::Word,
 };
 use crate::{
     generation::{
@@ -49,6 +49,9 @@ pub(crate) struct Peer {
     pub(crate) identity: Option<(ClusterId, VolumeId)>,
     /// The operator's decision about a split brain with it.
     pub(crate) resolve: Option<Discard>,
+    /// With three nodes: what it said last as primary, and what we told it last (see `survivors`).
+    pub(crate) word: Option<Word>,
+    pub(crate) word_sent: Option<Word>,
 }
 
 /// What a peer said of itself.
@@ -101,6 +104,8 @@ pub(crate) struct Starting {
     pub(crate) copy: bool,
     /// `Begin` was sent or has come.
     pub(crate) begun: bool,
+    /// Both are in sync with the same primary: nothing is compared (see `company`).
+    pub(crate) fellows: bool,
 }
 
 impl Starting {
@@ -136,6 +141,8 @@ impl Peer {
             progress: 0,
             identity: None,
             resolve: None,
+            word: None,
+            word_sent: None,
         }
     }
 

@@ -108,6 +108,9 @@ impl Volume {
                 return Err("the histories have parted (split brain); use `resolve` first");
             }
         }
+        if self.has_third_nodes() && self.is_target() {
+            return Err("a resync into this node is under way; wait for its end, or disconnect its source");
+        }
         match self.disk {
             DiskState::Diskless | DiskState::Failed => Err("this node has no working disk"),
             DiskState::Inconsistent | DiskState::Outdated | DiskState::Consistent | DiskState::UpToDate => {
@@ -117,13 +120,16 @@ impl Volume {
     }
 
     fn next_term(&self) -> Term {
-        let seen = self.store().term().map_or(0, |term| term.number);
+        let seen = self.store().term().map_or(Term::FIRST, |term| term.number);
         Term { number: seen + 1, node: self.store().node() }
     }
 
     pub(crate) fn on_ask(&mut self, peer: PeerIndex, term: Term) -> Result<(), Broken> {
         let refusal = if self.role == Role::Primary {
             Some(Refusal::IAmPrimary)
+        } else if self.has_primary() && !self.is_primary_peer(peer) {
+            // As that primary would (P3).
+            Some(Refusal::HasPrimary)
         } else if let Some(seen) = self.store().term().filter(|&seen| seen >= term) {
             Some(Refusal::TermTaken(seen))
         } else if let Some(own) = self.asking_term().filter(|&own| own > term) {
@@ -162,6 +168,11 @@ impl Volume {
             None => self.advance_promotion(),
             Some(Refusal::IAmPrimary) => {
                 self.refuse_promotion("the peer is primary; make it secondary first")
+            }
+            Some(Refusal::HasPrimary) => {
+                self.refuse_promotion(
+                    "a peer is in sync with another primary; make that one secondary first",
+                );
             }
             Some(Refusal::SplitBrain) => {
                 self.refuse_promotion("the histories have parted (split brain); use `resolve` first");
@@ -255,6 +266,7 @@ impl Volume {
         let boot = self.run.boot;
         self.store_mut().become_primary(term, boot);
         self.power = Power::SameRun;
+        self.begin_own_stream();
         self.role = Role::Primary;
         self.notice(Notice::Role(Role::Primary));
         self.set_disk(DiskState::UpToDate);

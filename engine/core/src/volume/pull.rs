@@ -26,6 +26,7 @@ use super::{
     range_lock::Access,
     slab::Key,
     span::ByteSpan,
+    store::Then,
     supply::digest,
     volume::{Broken, Volume},
     wire::{BlockContent, Frame},
@@ -291,8 +292,53 @@ impl Volume {
         }
     }
 
-    /// The interval is locked: store the blocks that no later write has replaced.
+    /// The interval is locked. With three nodes every other peer may lack what changes now: that is stable first
+    /// (G9). Where the digests agree nothing is written, and nothing marked; else two targets would never be done
+    /// with each other.
     pub(crate) fn begin_target_store(&mut self, key: Key) {
+        if !self.has_third_nodes() || !self.mark_for_third_nodes(key) {
+            self.store_blocks(key);
+        }
+    }
+
+    /// Marks what a resync is about to change for every peer but its source; whether that is on its way.
+    fn mark_for_third_nodes(&mut self, key: Key) -> bool {
+        let block_bytes = self.store().block_bytes();
+        let operation = self.operations.get_mut(key).expect("an operation in the lock exists");
+        let Kind::TargetStore { peer, read_at, blocks, .. } = &operation.kind else {
+            panic!("only a resync stores")
+        };
+        let (source, read_at, span) = (*peer, *read_at, operation.span);
+        let offsets = (span.offset..span.end()).step_by(usize::try_from(block_bytes).expect("a block"));
+        let changed: Vec<ByteSpan> = blocks
+            .iter()
+            .zip(offsets)
+            .filter(|(block, _)| !matches!(block, BlockContent::Same))
+            .map(|(_, offset)| ByteSpan { offset, len: block_bytes.min(span.end() - offset) })
+            .collect();
+        let mut waits = false;
+        for peer in self.peer_indices().filter(|&peer| peer != source) {
+            if !self.store().keeps_bits_for(peer) {
+                continue;
+            }
+            for &block in &changed {
+                let stable = self.store().is_marked(peer, block);
+                self.store_mut().mark_dirty(peer, block, read_at);
+                waits |= !stable;
+            }
+        }
+        if waits {
+            self.store_mut().after_bitmaps(Then::TargetMarked { operation: key });
+        }
+        waits
+    }
+
+    pub(crate) fn on_target_marked(&mut self, key: Key) {
+        self.store_blocks(key);
+    }
+
+    /// Stores the blocks that no later write has replaced.
+    fn store_blocks(&mut self, key: Key) {
         let operation = self.operations.get_mut(key).expect("an operation in the lock exists");
         let Kind::TargetStore { peer, link, pull, read_at, blocks, .. } = &mut operation.kind else {
             panic!("only a resync stores")

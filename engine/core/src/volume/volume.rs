@@ -70,6 +70,8 @@ pub struct Volume {
     /// What clients have done; `held` is counted when it is asked for.
     pub(crate) io: IoCounters,
     pub(crate) verify: Option<Verify>,
+    /// With three nodes: the leader whose writes are applied here, and on which link (see `survivors`).
+    pub(crate) stream: Option<(PeerIndex, LinkId)>,
     /// The peer that takes over because the own disk failed.
     pub(crate) heir: Option<PeerIndex>,
     /// The own disk failed while primary, and a peer serves.
@@ -162,6 +164,9 @@ impl Volume {
             self.advance_pulls();
             self.advance_verify();
             self.advance_resumption();
+            self.keep_company();
+            self.tell_word();
+            self.make_room_in_log();
             self.advance_commit();
             if self.let_through.is_empty() && self.answerable.is_empty() {
                 break;
@@ -296,6 +301,10 @@ impl Volume {
             (Channel::Control, Frame::Ready) => self.on_ready(peer),
             (Channel::Control, Frame::Offer(generation)) => self.on_offer(peer, generation),
             (Channel::Control, Frame::Adopted(id)) => self.on_adopted(peer, id),
+            (Channel::Control, Frame::Everywhere { upto, head, nodes }) => {
+                self.on_everywhere(peer, upto, head, &nodes);
+                Ok(())
+            }
             (Channel::Control, Frame::Host { generation, parent, after }) => {
                 self.on_host(peer, generation, parent, after)
             }
@@ -352,12 +361,12 @@ impl Volume {
     /// Writes what is to become stable, one commit at a time.
     pub(crate) fn advance_commit(&mut self) {
         loop {
-            let stable = self.log.stable_everywhere();
+            let stable = self.covered_everywhere();
             let mut admitted = Vec::new();
             let pieces = self.store_mut().begin_commit(stable, &mut admitted);
             let again = !admitted.is_empty();
             for key in admitted {
-                self.issue_or_park(key);
+                self.on_extents_hot(key);
             }
             if let Some(pieces) = pieces {
                 let tag = self.tag(Purpose::Commit);
@@ -391,7 +400,7 @@ impl Volume {
         }
         let committed = self.store_mut().committed();
         for key in committed.admitted {
-            self.issue_or_park(key);
+            self.on_extents_hot(key);
         }
         for then in committed.then {
             match (self.disk, then) {
@@ -431,6 +440,8 @@ impl Volume {
             Then::ClosedCleanly => self.on_closed_cleanly(),
             Then::Condemned => panic!("only of a failed disk this is recorded"),
             Then::HostReady { peer, link } => self.on_host_ready(peer, link),
+            Then::Carried => {}
+            Then::TargetMarked { operation } => self.on_target_marked(operation),
             Then::Answered(id) => self.answer(id, Ok(())),
         }
     }

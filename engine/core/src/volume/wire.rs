@@ -7,6 +7,7 @@
 //!  Control   Hello, Report, Agree -> Begin, Ready     handshake (see `handshake`)
 //!            Offer -> Adopted                         a new generation (G1)
 //!            Host -> Adopted                          serve for me, my disk failed (W7)
+//!            Everywhere ->                            what is stable on whom (G9, three nodes)
 //!            Ask -> Answer                            may I be primary (P3)
 //!            Outdate -> Outdated, Yield -> Yielded    a clean parting (P1, P2, P6)
 //!            Ping -> Pong, Mark                       liveness, state
@@ -60,6 +61,16 @@ pub enum Frame {
     Offer(Generation),
     /// The offered generation is stable here.
     Adopted(GenerationId),
+    /// Of the writes of the sender, which is primary, those up to this one are stable on it and on these nodes, which
+    /// are in sync with it. Sent only if there are more than two nodes (G9).
+    Everywhere {
+        /// Up to this write.
+        upto: Sequence,
+        /// The head that all of them have taken; `None` while they take a new one.
+        head: Option<GenerationId>,
+        /// Which nodes, beside the sender and the receiver.
+        nodes: Vec<NodeId>,
+    },
     /// The sender, which is primary and was in sync with the receiver, has lost its disk (W7): take this generation,
     /// keep the bits for the sender and the right to be promoted; answered with [`Frame::Adopted`].
     Host {
@@ -253,6 +264,8 @@ pub enum Refusal {
     TermTaken(Term),
     /// Its histories and the asker's have parted.
     SplitBrain,
+    /// It is in sync with another node, which is primary.
+    HasPrimary,
 }
 
 /// One block in an answer to a pull.

@@ -267,8 +267,9 @@ impl World {
             }
             Verdict::FreshPair { proposer } => {
                 let (p, q) = if proposer == Side::Mine { (a, b) } else { (b, a) };
-                let generation = self.mint(p, 0);
+                let generation = self.mint(p, 1);
                 let node = &mut self.nodes[p];
+                node.term = node.term.max((1, p as u8));
                 node.chain[0] = generation;
                 node.copy = Copy::Good;
                 node.about[q] = About { standing: 2, base: generation, offered: generation, ..node.about[q] };

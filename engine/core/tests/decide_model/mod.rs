@@ -19,7 +19,7 @@ pub(crate) mod steps;
 
 use evenkeel_core::generation::history::{History, Window};
 use evenkeel_core::generation::record::{Dirty, PeerRecord, Standing};
-use evenkeel_core::generation::view::{Copy, NodeView, Power, Replies, Role, Unsettled, Wish};
+use evenkeel_core::generation::view::{Bond, Copy, NodeView, Power, Replies, Role, Unsettled, Wish};
 use evenkeel_core::ids::{AttachCounter, Generation, GenerationId, NodeId, Term};
 
 /// Most nodes, blocks, generations and writes that a world has room for.
@@ -192,12 +192,13 @@ impl World {
             snapshot_used: false,
         };
         for &n in adopted {
-            let generation = world.mint(n, 0);
+            let generation = world.mint(n, 2);
             let write = world.new_write(n, 0);
             world.writes[usize::from(write) - 1] =
                 Write { acked: true, durable: true, crew: bit(n), ..world.writes[usize::from(write) - 1] };
             let node = &mut world.nodes[n];
             node.copy = Copy::Good;
+            node.term = (2, n as u8);
             node.chain[0] = generation;
             node.cache[0] = write;
             node.stable[0] = write;
@@ -324,6 +325,7 @@ impl World {
                 },
                 seen: AttachCounter(u64::from(about.seen)),
             },
+            bond: Bond::Free,
         }
     }
 

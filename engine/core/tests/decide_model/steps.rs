@@ -152,7 +152,7 @@ impl World {
                     self.forfeit(|w, write| w.writes[write].crew & bit(n) != 0 && !w.has(n, write));
                 }
                 let node = &mut self.nodes[n];
-                node.term = (node.term.0 + 1, n as u8);
+                node.term = (node.term.0.max(1) + 1, n as u8);
                 (node.serving, node.crashed, node.copy, node.torn) = (true, true, Copy::Good, false);
                 self.begin_generation(setup, n);
                 true

@@ -100,6 +100,16 @@ impl Copies {
         self.seen[node].fill(None);
     }
 
+    /// A resync between two nodes that are not primary has ended: the target has what the source has.
+    pub(crate) fn copied(&mut self, from: usize, to: usize) {
+        if self.holders.has(from) {
+            self.holders.insert(to);
+        }
+        if self.in_sync.has(from) {
+            self.in_sync.insert(to);
+        }
+    }
+
     /// The primary has acknowledged a write; `own_disk`: its own copy counts.
     pub(crate) fn acknowledged(&mut self, primary: usize, own_disk: bool) {
         let mut in_sync = NodeSet::default();

@@ -232,6 +232,11 @@ impl Oracle {
         self.copies.sees(node, peer, in_sync);
     }
 
+    /// A resync between two nodes of which none is primary has ended.
+    pub(crate) fn copied(&mut self, from: usize, to: usize) {
+        self.copies.copied(from, to);
+    }
+
     /// A process is gone (killed, shut down, or with its machine).
     pub(crate) fn process_gone(&mut self, node: usize, was_primary: bool) {
         self.copies.forgets(node);
@@ -397,11 +402,12 @@ impl Oracle {
     }
 
     /// An operator's force was accepted while another node was, or could again become, primary.
-    pub(crate) fn fork_possible(&mut self, node: usize) {
+    /// `together` are that node and those connected with it.
+    pub(crate) fn fork_possible(&mut self, node: usize, together: &[usize]) {
         // Who answered last may have gone on alone, with writes that the forced node lacks.
         let holders = self.copies.holders;
         let ahead = self.writers.last().filter(|last| holders.has(*last) && !holders.has(node));
-        self.writers.forced(self.head, ahead);
+        self.writers.forced(together, self.head, ahead);
     }
 
     /// Two nodes are primary at once after a force: from now on each has a truth of its own.
@@ -419,11 +425,15 @@ impl Oracle {
         self.forked && self.writers.both_advanced()
     }
 
-    /// Two lines are one again, on this node's image.
-    pub(crate) fn joined(&mut self, node: usize, term: u64, image: &[u8]) {
+    /// Whether an operator's force has put the two on different lines.
+    pub(crate) fn are_apart(&self, one: usize, other: usize) -> bool {
+        self.writers.are_apart(one, other)
+    }
+
+    /// Two nodes are on one line again, on the image of `node`.
+    pub(crate) fn joined(&mut self, node: usize, loser: usize, term: u64, image: &[u8]) {
         let now = self.tick();
-        self.writers.joined(node, term);
-        if std::mem::take(&mut self.forked) {
+        if self.writers.joined(node, loser, term) && std::mem::take(&mut self.forked) {
             self.parse_image(image);
             let values = std::mem::take(&mut self.scratch);
             self.settle_on(node, &values, now);

@@ -3,6 +3,9 @@
 //! Terms only grow, and once a term has answered anything no lower one answers. Without votes an operator can
 //! still force a second primary while the first lives on the other side of a cut: then both may answer, and the
 //! rule is that the split brain is *found* as soon as the two meet, and that no data moves before `resolve`.
+//!
+//! Each node is on a *line*. A force puts the forced node, and those connected with it, on a new one; a node that was
+//! away stays on the old one, and does not know better when it comes back (design P1, P7), until it meets the other.
 
 use evenkeel_core::ids::GenerationId;
 
@@ -10,8 +13,9 @@ use evenkeel_core::ids::GenerationId;
 #[derive(Debug, Default)]
 pub(crate) struct Writers {
     last: Option<(u64, usize)>,
-    /// An operator forced a promotion while another node could still be primary.
-    fork_possible: bool,
+    /// An operator forced a promotion while another node could still be primary: then not all are on one line.
+    lines: Vec<usize>,
+    next_line: usize,
     /// The newest generation under which each node answered since then.
     answered_in: Vec<Option<GenerationId>>,
     /// The generation in force when the force was used.
@@ -31,14 +35,18 @@ pub(crate) enum Answered {
 
 impl Writers {
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { answered_in: vec![None; nodes], ..Self::default() }
+        Self { answered_in: vec![None; nodes], lines: vec![0; nodes], ..Self::default() }
     }
 
-    /// An operator's force was accepted while another node was, or could again become, primary.
-    /// `ahead`: the node that answered last, if it has answered for what the forced one lacks.
-    pub(crate) fn forced(&mut self, head: Option<GenerationId>, ahead: Option<usize>) {
-        if !self.fork_possible {
-            self.fork_possible = true;
+    /// An operator's force was accepted by the first of `together` while another node was, or could again become,
+    /// primary. `ahead`: the node that answered last, if it has answered for what the forced one lacks.
+    pub(crate) fn forced(&mut self, together: &[usize], head: Option<GenerationId>, ahead: Option<usize>) {
+        let first = !self.fork_possible();
+        self.next_line += 1;
+        for &node in together {
+            self.lines[node] = self.next_line;
+        }
+        if first {
             self.answered_in.fill(None);
             match ahead {
                 Some(node) => {
@@ -52,13 +60,14 @@ impl Writers {
 
     /// A node answered a write or a flush well.
     pub(crate) fn answered(&mut self, node: usize, term: u64, head: Option<GenerationId>) -> Answered {
-        if self.fork_possible {
+        if self.fork_possible() {
             if head != self.common {
                 self.answered_in[node] = head;
             }
-            let writers = self.answered_in.iter().filter(|head| head.is_some()).count();
-            let other_line = self.last.is_some_and(|(last_term, last)| last != node && term <= last_term);
-            if writers > 1 || other_line {
+            let two_lines = self.writers().any(|writer| self.are_apart(writer, node));
+            let other_line =
+                self.last.is_some_and(|(last_term, last)| self.are_apart(last, node) && term <= last_term);
+            if two_lines || other_line {
                 return Answered::Forked;
             }
         }
@@ -83,20 +92,40 @@ impl Writers {
 
     /// Two nodes have answered under generations of their own: their meeting must be a split brain.
     pub(crate) fn both_advanced(&self) -> bool {
-        let heads: Vec<_> = self.answered_in.iter().flatten().collect();
-        heads.len() > 1 && heads.windows(2).any(|pair| pair[0] != pair[1])
+        let head = |node: usize| self.answered_in[node];
+        self.writers()
+            .any(|one| self.writers().any(|other| self.are_apart(one, other) && head(one) != head(other)))
+    }
+
+    /// The nodes that have answered under a generation of their own since the force.
+    fn writers(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.lines.len()).filter(|node| self.answered_in[*node].is_some())
     }
 
     /// Whether an operator's force may have made a fork that is not healed yet.
     pub(crate) fn fork_possible(&self) -> bool {
-        self.fork_possible
+        self.lines.windows(2).any(|pair| pair[0] != pair[1])
     }
 
-    /// The two lines are one again; this node's is the one that stays.
-    pub(crate) fn joined(&mut self, node: usize, term: u64) {
-        self.fork_possible = false;
-        self.answered_in.fill(None);
-        self.last = Some((term, node));
+    /// Whether two nodes are on different lines.
+    pub(crate) fn are_apart(&self, one: usize, other: usize) -> bool {
+        self.lines[one] != self.lines[other]
+    }
+
+    /// `loser` is on the line of `node` from now on. Whether no other line has a writer: then what that node has is
+    /// the truth.
+    pub(crate) fn joined(&mut self, node: usize, loser: usize, term: u64) -> bool {
+        let last_loses = self.last.is_none_or(|(_, last)| self.are_apart(last, node));
+        self.lines[loser] = self.lines[node];
+        self.answered_in[loser] = None;
+        let elsewhere = self.writers().any(|writer| self.are_apart(node, writer));
+        if !elsewhere {
+            self.answered_in.fill(None);
+            if last_loses {
+                self.last = Some((term, node));
+            }
+        }
+        !elsewhere
     }
 }
 
@@ -118,11 +147,11 @@ mod tests {
         let mut writers = Writers::new(2);
         let head = |id| Some(GenerationId(id));
         writers.answered(0, 1, head(1));
-        writers.forced(head(1), None);
+        writers.forced(&[1], head(1), None);
         assert_eq!(writers.answered(1, 2, head(2)), Answered::Alone);
         assert_eq!(writers.answered(0, 1, head(3)), Answered::Forked);
         assert!(writers.both_advanced());
-        writers.joined(1, 2);
+        assert!(writers.joined(1, 0, 2));
         assert!(!writers.fork_possible());
     }
 }

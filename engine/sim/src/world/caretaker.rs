@@ -204,7 +204,13 @@ impl<E: Engine> World<'_, E> {
                     (Some(Replication::SplitBrain), Some(Replication::SplitBrain)) => {
                         self.resolve(first, second);
                     }
-                    (Some(_), Some(_)) if self.oracle.is_split() && !self.caretaker.resolved => parted = true,
+                    (Some(_), Some(_))
+                        if self.oracle.is_split()
+                            && self.oracle.are_apart(first, second)
+                            && !self.caretaker.resolved =>
+                    {
+                        parted = true;
+                    }
                     _ => {}
                 }
             }

@@ -28,6 +28,10 @@ impl<E: Engine> World<'_, E> {
             let old = before.as_ref().map(|status| status.peers[place].replication);
             if old == Some(Replication::SyncTarget) && peer.replication == Replication::Established {
                 self.counts.resyncs_completed += 1;
+                let source = peer_node(node, peer.index);
+                if !self.nodes[source].is_primary() {
+                    self.oracle.copied(source, node);
+                }
             }
             if old != Some(peer.replication) {
                 let other = peer_node(node, peer.index);
@@ -62,21 +66,22 @@ impl<E: Engine> World<'_, E> {
 
     /// Force was used: whoever this node is not connected with may be, or become, primary too.
     fn note_force(&mut self, node: usize) {
-        let others = (0..self.plan.nodes).filter(|other| *other != node);
-        let apart = others.into_iter().any(|other| {
-            let connected = self.nodes[node].status.as_ref().is_some_and(|status| {
+        let connected = |other: usize| {
+            self.nodes[node].status.as_ref().is_some_and(|status| {
                 status.peers.iter().any(|peer| peer_node(node, peer.index) == other && peer.connected)
-            });
-            !connected || self.nodes[other].is_primary()
-        });
-        if apart {
-            self.oracle.fork_possible(node);
+            })
+        };
+        let others = (0..self.plan.nodes).filter(|other| *other != node);
+        let with = others.filter(|other| connected(*other) && !self.nodes[*other].is_primary());
+        let together: Vec<usize> = std::iter::once(node).chain(with).collect();
+        if together.len() < self.plan.nodes {
+            self.oracle.fork_possible(node, &together);
         }
     }
 
     /// Two lines that may have parted meet again, or must have been found to be apart.
     fn replication_changed(&mut self, node: usize, other: usize, replication: Replication) {
-        if !self.oracle.is_fork_possible() {
+        if !self.oracle.are_apart(node, other) {
             return;
         }
         let meets = match replication {
@@ -102,7 +107,8 @@ impl<E: Engine> World<'_, E> {
             Replication::Established if self.nodes[other].is_primary() => other,
             _ => node,
         };
-        self.oracle.joined(survivor, self.nodes[survivor].term(), self.nodes[survivor].disk.data());
+        let loser = if survivor == node { other } else { node };
+        self.oracle.joined(survivor, loser, self.nodes[survivor].term(), self.nodes[survivor].disk.data());
         self.counts.forks += u64::from(self.caretaker.resolved);
         self.caretaker.resolved = false;
     }

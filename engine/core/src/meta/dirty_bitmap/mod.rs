@@ -81,6 +81,8 @@ pub struct DirtyBitmap {
     pages: Vec<Bits>,
     dirty: u64,
     session: Option<SessionId>,
+    /// The session with the primary whose word counts for this peer too (design G9).
+    witness: Option<SessionId>,
     /// Of the last page write.
     sequence: u64,
     /// Pages to be written, each at most once.
@@ -102,6 +104,7 @@ impl DirtyBitmap {
             pages: vec![Bits::default(); geometry.bitmap_pages() as usize],
             dirty: 0,
             session: None,
+            witness: None,
             sequence: flush::FORMATTED,
             queue: VecDeque::new(),
             in_flight: Vec::new(),
@@ -185,11 +188,22 @@ impl DirtyBitmap {
         self.session = None;
     }
 
+    /// The primary with which this node shares `session` may say of this peer what is stable there (design G9);
+    /// `None`: nobody may any more.
+    pub fn set_witness(&mut self, session: Option<SessionId>) {
+        self.witness = session;
+    }
+
     /// Another numbering of writes begins: a new term, or the log of another primary that this node follows from
     /// now on. Every write of it comes after everything that has set a bit so far, and no write of the old one is
     /// under way any more. Ends the session, because its proofs have the old numbers.
     pub fn begin_term(&mut self) {
         self.session = None;
+        self.renumber();
+    }
+
+    /// The same for a peer with which no proof is under way: its session goes on.
+    pub fn renumber(&mut self) {
         for page in &mut self.pages {
             page.last_set = Sequence::ZERO;
         }
@@ -203,7 +217,7 @@ impl DirtyBitmap {
         if proof.peer() != self.peer {
             return Err(ProofRefused::OtherPeer(proof.peer()));
         }
-        if self.session != Some(proof.session()) {
+        if ![self.session, self.witness].contains(&Some(proof.session())) {
             return Err(ProofRefused::OtherSession(proof.session()));
         }
         let bytes = proof.bytes();

@@ -33,9 +33,12 @@ enum Answer {
     IAmPrimary,
     TermTaken,
     SplitBrain,
+    HasPrimary,
 }
 
-numbered!(Answer: [Self::Granted] = 1, [Self::IAmPrimary] = 2, [Self::TermTaken] = 3, [Self::SplitBrain] = 4);
+numbered!(Answer:
+    [Self::Granted] = 1, [Self::IAmPrimary] = 2, [Self::TermTaken] = 3, [Self::SplitBrain] = 4,
+    [Self::HasPrimary] = 5);
 numbered!(Role: [Self::Primary] = 1, [Self::Secondary] = 2);
 numbered!(DiskState:
     [Self::Diskless] = 1, [Self::Failed] = 2, [Self::Inconsistent] = 3, [Self::Outdated] = 4,
@@ -121,6 +124,11 @@ pub(super) fn write<'a>(frame: &'a Frame, out: &mut Writer<'_>) -> Beside<'a> {
             out.term(*term);
         }
         Frame::Ping(time) | Frame::Pong(time) => out.u64(time.0),
+        Frame::Everywhere { upto, head, nodes } => {
+            out.optional_id(head.map(|head| head.0));
+            nodes.iter().for_each(|node| out.node(*node));
+            beside.sequence = *upto;
+        }
         Frame::Ready
         | Frame::Outdate
         | Frame::Outdated
@@ -217,6 +225,7 @@ fn write_answer(term: Term, refusal: Option<Refusal>, out: &mut Writer<'_>) {
         Some(Refusal::IAmPrimary) => (Answer::IAmPrimary, None),
         Some(Refusal::TermTaken(against)) => (Answer::TermTaken, Some(against)),
         Some(Refusal::SplitBrain) => (Answer::SplitBrain, None),
+        Some(Refusal::HasPrimary) => (Answer::HasPrimary, None),
     };
     out.term(term);
     out.numbered(answer);
@@ -287,6 +296,11 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
         Kind::Leave => Frame::Leave,
         Kind::Ping => Frame::Ping(Timestamp(fields.u64())),
         Kind::Pong => Frame::Pong(Timestamp(fields.u64())),
+        Kind::Everywhere => {
+            let head = fields.optional_id().map(GenerationId);
+            let nodes = fields.list(8, |fields| fields.node("a node in sync"))?;
+            Frame::Everywhere { upto: sequence, head, nodes }
+        }
         Kind::Start => Frame::Start(sequence),
         Kind::Write => {
             let (offset, after) = (fields.u64(), fields.sequence());
@@ -356,7 +370,8 @@ fn read_answer(fields: &mut Reader<'_>) -> Result<Frame, FrameError> {
         (Answer::Granted, None) => None,
         (Answer::IAmPrimary, None) => Some(Refusal::IAmPrimary),
         (Answer::SplitBrain, None) => Some(Refusal::SplitBrain),
-        (Answer::Granted | Answer::IAmPrimary | Answer::SplitBrain, Some(_)) => {
+        (Answer::HasPrimary, None) => Some(Refusal::HasPrimary),
+        (Answer::Granted | Answer::IAmPrimary | Answer::SplitBrain | Answer::HasPrimary, Some(_)) => {
             return Err(fields.unused_error("the term that was taken"));
         }
     };

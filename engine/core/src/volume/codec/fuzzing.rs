@@ -18,9 +18,12 @@ use crate::{
         history::{History, Window},
         record::{Dirty, PeerRecord, Standing},
         verdict::{self, Verdict},
-        view::NodeView,
+        view::{Bond, NodeView},
     },
-    ids::{AttachCounter, ClusterId, Generation, GenerationId, NodeId, Sequence, Term, Timestamp, VolumeId},
+    ids::{
+        AttachCounter, ClusterId, Generation, GenerationId, MAX_PEERS, NodeId, Sequence, Term, Timestamp,
+        VolumeId,
+    },
     volume::{
         io::ZeroMode,
         span::ByteSpan,
@@ -161,6 +164,11 @@ impl Choices<'_> {
             highest_term: self.option(Self::term),
             wish: self.numbered(),
             record: PeerRecord { standing, dirty, seen: AttachCounter(self.u64()) },
+            bond: match self.byte() % 3 {
+                0 => Bond::Free,
+                1 => Bond::Target(self.node()),
+                _ => Bond::InSync(self.node()),
+            },
         }
     }
 
@@ -210,10 +218,11 @@ impl Choices<'_> {
             Kind::Ask => Frame::Ask(self.term()),
             Kind::Answer => {
                 let term = self.term();
-                let refusal = match self.byte() % 4 {
+                let refusal = match self.byte() % 5 {
                     0 => None,
                     1 => Some(Refusal::IAmPrimary),
                     2 => Some(Refusal::SplitBrain),
+                    3 => Some(Refusal::HasPrimary),
                     _ => Some(Refusal::TermTaken(self.term())),
                 };
                 Frame::Answer { term, refusal }
@@ -226,6 +235,11 @@ impl Choices<'_> {
             Kind::Leave => Frame::Leave,
             Kind::Ping => Frame::Ping(Timestamp(self.u64())),
             Kind::Pong => Frame::Pong(Timestamp(self.u64())),
+            Kind::Everywhere => Frame::Everywhere {
+                upto: self.sequence(),
+                head: self.option(Self::generation_id),
+                nodes: (0..self.up_to(MAX_PEERS)).map(|_| self.node()).collect(),
+            },
             Kind::Start => Frame::Start(self.sequence()),
             Kind::Write => {
                 let payload = self.data(1);

@@ -12,7 +12,7 @@ use crate::{
         history::{History, Window},
         record::{Dirty, PeerRecord, Standing},
         verdict::{self, Clause, Extent, FullBecause, Side, Verdict, Which},
-        view::{self, Copy, NodeView, Power, Replies, Unsettled, Wish},
+        view::{self, Bond, Copy, NodeView, Power, Replies, Unsettled, Wish},
     },
     ids::{AttachCounter, ClusterId, Generation, GenerationId, NodeId, Sequence, Term, Timestamp},
     volume::{
@@ -84,9 +84,10 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
                         dirty: Dirty::Blocks(5),
                         seen: AttachCounter(6),
                     },
+                    bond: Bond::Target(NodeId(0xB2)),
                 }),
             },
-            "45 4b 02 00 b8 00 00 00 00 00 00 00 e1 e3 10 4f \
+            "45 4b 02 00 c8 00 00 00 00 00 00 00 a8 8e f9 cc \
              00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
              02 00 00 00 00 10 00 00 a1 00 00 00 00 00 00 00 \
              00 00 00 40 00 00 00 00 04 04 02 01 02 02 03 02 \
@@ -95,7 +96,8 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
              06 00 00 00 00 00 00 00 44 00 00 00 00 00 00 00 \
              00 00 00 00 00 00 00 00 22 00 00 00 00 00 00 00 \
              00 00 00 00 00 00 00 00 33 00 00 00 00 00 00 00 \
-             00 00 00 00 00 00 00 00 33 00 00 00 00 00 00 00 \
+             00 00 00 00 00 00 00 00 b2 00 00 00 00 00 00 00 \
+             02 00 00 00 00 00 00 00 33 00 00 00 00 00 00 00 \
              00 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 \
              a1 00 00 00 00 00 00 00 22 00 00 00 00 00 00 00 \
              00 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 \
@@ -191,6 +193,14 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
              a1 00 00 00 00 00 00 00",
         ),
         (
+            Frame::Answer { term: term(9), refusal: Some(Refusal::HasPrimary) },
+            "45 4b 09 00 28 00 00 00 00 00 00 00 20 54 ed ea \
+             00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
+             09 00 00 00 00 00 00 00 a1 00 00 00 00 00 00 00 \
+             05 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 \
+             00 00 00 00 00 00 00 00",
+        ),
+        (
             Frame::Mark { role: Role::Primary, disk: DiskState::UpToDate, term: term(9) },
             "45 4b 0a 00 18 00 00 00 00 00 00 00 c0 1e 3b 17 \
              00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
@@ -233,6 +243,23 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
             "45 4b 11 00 08 00 00 00 00 00 00 00 5b 51 0c 59 \
              00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
              40 42 0f 00 00 00 00 00",
+        ),
+        (
+            Frame::Everywhere {
+                upto: Sequence(40),
+                head: Some(GenerationId(0x33)),
+                nodes: vec![NodeId(0xB2), NodeId(0xC3)],
+            },
+            "45 4b 12 00 20 00 00 00 00 00 00 00 62 31 e0 4a \
+             00 00 00 00 11 10 55 5e 28 00 00 00 00 00 00 00 \
+             33 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 \
+             b2 00 00 00 00 00 00 00 c3 00 00 00 00 00 00 00",
+        ),
+        (
+            Frame::Everywhere { upto: Sequence(40), head: None, nodes: Vec::new() },
+            "45 4b 12 00 10 00 00 00 00 00 00 00 18 10 3b 59 \
+             00 00 00 00 11 10 55 5e 28 00 00 00 00 00 00 00 \
+             00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00",
         ),
         (
             Frame::Start(Sequence(40)),

@@ -13,7 +13,7 @@ use super::{
     report::REPORT_BYTES,
     verdict::VERDICT_BYTES,
 };
-use crate::volume::wire::Frame;
+use crate::{ids::MAX_PEERS, volume::wire::Frame};
 
 /// The kind of a frame; see [`Frame`] for what each means. The numbers are part of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub enum Kind {
     Leave = 15,
     Ping = 16,
     Pong = 17,
+    Everywhere = 18,
     Host = 24,
     Start = 32,
     Write = 33,
@@ -124,7 +125,7 @@ impl Shape {
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::Hello,
         Self::Report,
         Self::Agree,
@@ -142,6 +143,7 @@ impl Kind {
         Self::Leave,
         Self::Ping,
         Self::Pong,
+        Self::Everywhere,
         Self::Host,
         Self::Start,
         Self::Write,
@@ -209,6 +211,7 @@ impl Kind {
             Frame::Ping(_) => Self::Ping,
             Frame::Pong(_) => Self::Pong,
             Frame::Host { .. } => Self::Host,
+            Frame::Everywhere { .. } => Self::Everywhere,
             Frame::Start(_) => Self::Start,
             Frame::Write { .. } => Self::Write,
             Frame::Zero { .. } => Self::Zero,
@@ -254,6 +257,7 @@ impl Kind {
             Self::Fetch => Shape::fixed(24).sequence(),
             Self::Fetched => Shape::fixed(8).payload(),
             Self::Adopted | Self::Ask => Shape::fixed(16),
+            Self::Everywhere => Shape::fixed(16).list(8, MAX_PEERS).sequence(),
             Self::Answer => Shape::fixed(40),
             Self::Mark => Shape::fixed(24),
             Self::Start | Self::FlushTo | Self::Received | Self::StableTo => Shape::fixed(0).sequence(),

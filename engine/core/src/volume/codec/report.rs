@@ -7,7 +7,9 @@
 //!  16  u64  size                           40  term  highest term, 0: none
 //!  56  u64  dirty blocks                   88  u128  base of the window
 //!  64  u64  attach counter seen           104  u128  last one offered
-//!  72  u128 toward, 0: none               120  generations, 32 bytes each, newest first
+//!  72  u128 toward, 0: none               120  u64   bound to this node, 0: to none
+//!                                         128  u8    bond; 7 zero bytes
+//!                                         136  generations, 32 bytes each, newest first
 //! ```
 
 use super::{
@@ -19,13 +21,13 @@ use crate::{
     generation::{
         history::{History, Window},
         record::{Dirty, PeerRecord, Standing},
-        view::{Copy, NodeView, Power, Replies, Role, Unsettled, Wish},
+        view::{Bond, Copy, NodeView, Power, Replies, Role, Unsettled, Wish},
     },
-    ids::{AttachCounter, GenerationId},
+    ids::{AttachCounter, GenerationId, NodeId},
 };
 
 /// Bytes of fields in a report without generations.
-pub(super) const REPORT_BYTES: usize = 120;
+pub(super) const REPORT_BYTES: usize = 136;
 
 /// [`Standing`] without its window.
 #[derive(Clone, Copy)]
@@ -33,6 +35,14 @@ enum StandingNumber {
     Never,
     InSync,
     Behind,
+}
+
+/// [`Bond`] without its node.
+#[derive(Clone, Copy)]
+enum BondNumber {
+    Free,
+    Target,
+    InSync,
 }
 
 /// [`Dirty`] without its count.
@@ -51,6 +61,7 @@ numbered!(Replies: [Self::Ahead] = 1, [Self::Together] = 2);
 numbered!(Unsettled: [Self::Nothing] = 1, [Self::Listed] = 2, [Self::Unreadable] = 3);
 numbered!(Wish: [Self::Nothing] = 1, [Self::Discard] = 2);
 numbered!(StandingNumber: [Self::Never] = 1, [Self::InSync] = 2, [Self::Behind] = 3);
+numbered!(BondNumber: [Self::Free] = 1, [Self::Target] = 2, [Self::InSync] = 3);
 numbered!(DirtyNumber: [Self::Clean] = 1, [Self::Blocks] = 2, [Self::Unreadable] = 3);
 
 pub(super) fn write(number: u32, view: &NodeView, out: &mut Writer<'_>) {
@@ -83,6 +94,14 @@ pub(super) fn write(number: u32, view: &NodeView, out: &mut Writer<'_>) {
     out.optional_id(view.history.toward().map(|id| id.0));
     out.optional_id(window.map(|window| window.base.0));
     out.optional_id(window.map(|window| window.offered.0));
+    let (bond, bound_to) = match view.bond {
+        Bond::Free => (BondNumber::Free, 0),
+        Bond::Target(node) => (BondNumber::Target, node.0),
+        Bond::InSync(node) => (BondNumber::InSync, node.0),
+    };
+    out.u64(bound_to);
+    out.numbered(bond);
+    out.zeroes(7);
     for generation in view.history.generations() {
         out.generation(generation);
     }
@@ -115,6 +134,7 @@ pub(super) fn read(mut fields: Reader<'_>) -> Result<(u32, Box<NodeView>), Frame
     let seen = AttachCounter(fields.u64());
     let toward = fields.optional_id().map(GenerationId);
     let standing = read_standing(standing, &mut fields)?;
+    let bond = read_bond(&mut fields)?;
     let generations = fields.list(32, Reader::generation)?;
     let history = history(Kind::Report, generations, toward)?;
     let record = PeerRecord { standing, dirty, seen };
@@ -132,8 +152,22 @@ pub(super) fn read(mut fields: Reader<'_>) -> Result<(u32, Box<NodeView>), Frame
         highest_term,
         wish,
         record,
+        bond,
     };
     Ok((number, Box::new(view)))
+}
+
+fn read_bond(fields: &mut Reader<'_>) -> Result<Bond, FrameError> {
+    let node = fields.u64();
+    let number = fields.numbered("the bond")?;
+    fields.zeroes::<7>("what follows the bond")?;
+    match (number, node) {
+        (BondNumber::Free, 0) => Ok(Bond::Free),
+        (BondNumber::Free, _) => Err(fields.unused_error("the node of a bond")),
+        (BondNumber::Target | BondNumber::InSync, 0) => Err(fields.value_error("the node of a bond", 0)),
+        (BondNumber::Target, node) => Ok(Bond::Target(NodeId(node))),
+        (BondNumber::InSync, node) => Ok(Bond::InSync(NodeId(node))),
+    }
 }
 
 fn read_standing(number: StandingNumber, fields: &mut Reader<'_>) -> Result<Standing, FrameError> {

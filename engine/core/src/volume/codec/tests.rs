@@ -253,7 +253,7 @@ fn forged_frames_are_refused_by_name() {
     };
     let cases: &[(Kind, usize, u8, &str)] = &[
         (Kind::Ping, 0, 0, "instead of 0x4b45"),
-        (Kind::Ping, 2, 18, "unknown kind 18"),
+        (Kind::Ping, 2, 31, "unknown kind 31"),
         (Kind::Ping, 3, 1, "Ping: flags 0x01, of which only 0x00"),
         (Kind::Write, 3, 2, "Write: flags 0x02, of which only 0x01"),
         (Kind::Ping, 4, 16, "Ping: 16 bytes of fields; 8 and 0 for each of at most 0"),
@@ -273,8 +273,11 @@ fn forged_frames_are_refused_by_name() {
         (Kind::Report, 62, 1, "Report: the window of a peer that is not behind must be zero"),
         (Kind::Report, 120, 0, "Report: the base of the window is zero"),
         (Kind::Report, 80, 0, "Report: the node of a term is zero"),
-        (Kind::Report, 152, 0x22, "Report: generation GenerationId(22) appears twice"),
-        (Kind::Report, 152, 0, "Report: a generation is zero"),
+        (Kind::Report, 152, 0, "Report: the node of a bond is 0"),
+        (Kind::Report, 160, 4, "Report: the bond is 4"),
+        (Kind::Report, 161, 1, "Report: what follows the bond must be zero"),
+        (Kind::Report, 168, 0x22, "Report: generation GenerationId(22) appears twice"),
+        (Kind::Report, 168, 0, "Report: a generation is zero"),
         (Kind::Agree, 32, 0, "Agree: the number of the own report is 0"),
         (Kind::Agree, 40, 8, "Agree: verdict is 8"),
         (Kind::Agree, 41, 3, "Agree: the source is 3"),

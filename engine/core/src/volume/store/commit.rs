@@ -153,8 +153,8 @@ impl Store {
                 bitmap.flushed();
             }
         }
-        if commit.then.contains(&Then::Attached) {
-            // Every bit of the replayed log is stable: its extents need not be carried any more.
+        if commit.then.contains(&Then::Attached) || commit.then.contains(&Then::Carried) {
+            // Every bit for what the log carries is stable: its extents need not be carried any more.
             self.activity.carried_settled();
             self.activity_damaged = false;
         }

@@ -7,6 +7,7 @@
 //! Invariant: a [`Then`] is handed out only after everything that was in memory when it was asked for is stable.
 
 mod commit;
+mod third_nodes;
 
 use bytes::Bytes;
 
@@ -64,6 +65,10 @@ pub(crate) enum Then {
     Condemned,
     /// This node keeps the only copy, for a primary whose disk failed (W7).
     HostReady { peer: PeerIndex, link: LinkId },
+    /// Everything that the activity log carries from another numbering is in flushed bits for every peer.
+    Carried,
+    /// The blocks that a resync is about to change are marked for every other peer (G9).
+    TargetMarked { operation: Key },
     /// A command's change is stable.
     Answered(CommandId),
 }
@@ -428,13 +433,12 @@ impl Store {
         }
     }
 
-    /// G3: the first generation of all, proposed by this node.
+    /// G3: the first generation of all, proposed by this node. No primary writes under it: its term is the first.
     pub(crate) fn make_first_generation(&mut self, id: u128) {
         let node = self.node();
-        let number = self.term().map_or(0, |term| term.number) + 1;
-        let term = Term { number, node };
+        let term = Term { number: Term::FIRST, node };
         let superblock = self.change();
-        superblock.highest_term = Some(term);
+        superblock.highest_term = superblock.highest_term.max(Some(term));
         superblock.flags.fresh = false;
         superblock.flags.consistent = true;
         superblock.flags.entitled = true;
