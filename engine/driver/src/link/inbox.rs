@@ -50,6 +50,7 @@ pub(super) fn frame_bytes(frame: &Frame) -> usize {
         Frame::Settled(spans) => size_of_val(&spans[..]),
         Frame::Applied { also, .. } => size_of_val(&also[..]),
         Frame::Compared { differing, .. } => size_of_val(&differing[..]),
+        Frame::Everywhere { nodes, .. } => size_of_val(&nodes[..]),
         Frame::Hello(_)
         | Frame::Report { .. }
         | Frame::Agree { .. }
