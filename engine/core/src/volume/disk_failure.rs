@@ -31,7 +31,7 @@ use crate::ids::{PeerIndex, Timestamp};
 pub(crate) const OWN_DISK_FAILED: &str = "the own disk failed";
 
 /// Between two attempts to record the failure.
-const CONDEMN_AGAIN: Duration = Duration::from_secs(1);
+const CONDEMN_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a disk could not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -242,6 +242,9 @@ impl Disk {
     pub(crate) fn finish(&mut self, slot: usize, draws: &mut Stream) -> Event {
         let UnderWay { tag, job, failure } = self.jobs[slot].take().expect("an action ends once");
         self.free.push(slot);
+        // What was to fail may have become the last good copy since the action began.
+        let failure = failure.filter(|_| self.may_strike);
+        self.struck |= failure.is_some();
         let answered = self.answered;
         self.answered += 1;
         match job {

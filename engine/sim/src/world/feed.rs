@@ -247,7 +247,11 @@ impl<E: Engine> World<'_, E> {
             return;
         }
         let was_commit = this.disk.is_commit(slot);
+        this.disk.may_strike(self.plan.beyond_budget || self.oracle.may_damage(node));
         let event = this.disk.finish(slot, &mut this.draws);
+        if this.disk.has_struck() {
+            self.oracle.damaged(node);
+        }
         self.commit_ended = was_commit;
         self.feed(node, event);
     }
