@@ -369,10 +369,21 @@ impl Store {
     /// it is marked as the target of a resync toward that head: by bitmap, and never a source. The last good copy is
     /// only put in doubt, unless what is read from it may differ from what is on the media. Returns what will not
     /// happen any more.
+    ///
+    /// What was only in memory is given up, a new head above all: nothing was answered under it, and the data may not
+    /// be stable that it would name (found by the simulator). Term and attach counter never go back.
     pub(crate) fn condemn(&mut self, last_copy: bool) -> Vec<Then> {
         let dropped = self.waiting.drain(..).map(|(_, then)| then).collect();
         self.condemned = true;
+        let stable = self.pair.current().clone();
         let superblock = self.change();
+        *superblock = Superblock {
+            highest_term: superblock.highest_term,
+            attach_counter: superblock.attach_counter,
+            counted_at_boot_nanos: superblock.counted_at_boot_nanos,
+            instance: superblock.instance,
+            ..stable
+        };
         superblock.flags.was_up_to_date = false;
         superblock.flags.crashed_primary = false;
         if !last_copy {
