@@ -391,8 +391,8 @@ impl Endpoint {
     }
 
     /// Closes everything after what was sent has gone out, tells every peer that this node leaves on purpose, and
-    /// waits until that is done, at most one second.
-    pub async fn shutdown(self, reason: &str) {
+    /// waits until that is done, at most one second. Nothing can be done with it afterwards.
+    pub async fn shutdown(&self, reason: &str) {
         let peers: Vec<PeerKey> = self.shared.peers.borrow().keys().copied().collect();
         let close = |peer| Links::close_all(&self.shared, peer, None, reason);
         for mut farewell in peers.into_iter().flat_map(close).collect::<Vec<_>>() {

@@ -37,7 +37,7 @@ struct State {
 /// Bytes of memory that a frame stands for.
 pub(super) fn frame_bytes(frame: &Frame) -> usize {
     let payload = match frame {
-        Frame::Write { payload, .. } => payload.len(),
+        Frame::Write { payload, .. } | Frame::Fetched { payload: Some(payload), .. } => payload.len(),
         Frame::Part { blocks, .. } => blocks
             .iter()
             .map(|block| match block {
@@ -58,6 +58,7 @@ pub(super) fn frame_bytes(frame: &Frame) -> usize {
         | Frame::Ready
         | Frame::Offer(_)
         | Frame::Adopted(_)
+        | Frame::Host { .. }
         | Frame::Ask(_)
         | Frame::Answer { .. }
         | Frame::Mark { .. }
@@ -74,6 +75,8 @@ pub(super) fn frame_bytes(frame: &Frame) -> usize {
         | Frame::Received(_)
         | Frame::StableTo(_)
         | Frame::Failed
+        | Frame::Fetch { .. }
+        | Frame::Fetched { payload: None, .. }
         | Frame::RunsEnd
         | Frame::Finish
         | Frame::Counted { .. }
