@@ -79,7 +79,7 @@ fn ask_for_buffers(socket: &UdpSocket) {
 }
 
 /// How a batch is cut so that each piece is a call that the kernel takes: whole segments, below the limit.
-fn pieces<'a>(contents: &'a [u8], segment: Option<usize>) -> impl Iterator<Item = (&'a [u8], Option<usize>)> {
+fn pieces(contents: &[u8], segment: Option<usize>) -> impl Iterator<Item = (&[u8], Option<usize>)> {
     let segment = segment.filter(|_| contents.len() > BATCH_BYTES_MAX);
     let piece = segment.map_or(contents.len(), |segment| (BATCH_BYTES_MAX / segment).max(1) * segment);
     contents.chunks(piece.max(1)).map(move |piece| (piece, segment.filter(|segment| piece.len() > *segment)))

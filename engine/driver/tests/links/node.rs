@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    rc::Rc,
+    sync::Arc,
     sync::mpsc,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -73,7 +73,7 @@ impl Setup {
             let endpoint = Endpoint::bind(EndpointConfig {
                 cluster: self.cluster,
                 node: self.name,
-                identity: Rc::new(self.identity),
+                identity: Arc::new(self.identity),
                 listen: self.listen,
                 idle_timeout: self.idle,
                 window_bytes: self.window_bytes,
