@@ -243,8 +243,13 @@ async fn hold(
             broken = &mut running => return broken,
             Some(arrival) = arrivals.recv() => match arrival {
                 Arrival::Control(control) => {
+                    let same = control.theirs.run == their_run;
                     *next = Some(control);
-                    return Broken::replaced("a newer connection took its place");
+                    return if same {
+                        Broken::replaced("a newer connection took its place")
+                    } else {
+                        Broken::gone("its process was started again")
+                    };
                 }
                 Arrival::Knock(run) if run != their_run => {
                     return Broken::gone("its process was started again");

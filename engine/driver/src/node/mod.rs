@@ -22,6 +22,7 @@
 //! | `abort` | a panic on the data thread ends the process |
 
 pub(crate) mod abort;
+mod clock;
 mod command;
 mod data_thread;
 mod device;

@@ -44,7 +44,7 @@ impl Numbers {
                     after,
                     offset: index * 4096,
                     payload: self.bytes(len),
-                    fua: index % 2 == 0,
+                    fua: index.is_multiple_of(2),
                 }
             }
             Channel::Resync => {

@@ -2,8 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -145,7 +144,7 @@ impl Node {
     pub(crate) fn call<T: Send + 'static>(&self, call: impl FnOnce(&Endpoint) -> T + Send + 'static) -> T {
         let (sender, result) = mpsc::channel();
         let command = Command::Call(Box::new(move |endpoint| drop(sender.send(call(endpoint)))));
-        self.commands.as_ref().expect("running").send(command).ok().expect("running");
+        self.commands.as_ref().expect("running").send(command).expect("running");
         result.recv_timeout(PATIENCE).expect("answered")
     }
 
@@ -243,10 +242,8 @@ impl Node {
     }
 
     fn stop(&mut self, reason: Option<&str>) {
-        if let Some(commands) = self.commands.take() {
-            if let Some(reason) = reason {
-                drop(commands.send(Command::Shutdown(reason.into())));
-            }
+        if let (Some(commands), Some(reason)) = (self.commands.take(), reason) {
+            drop(commands.send(Command::Shutdown(reason.into())));
         }
         if let Some(thread) = self.thread.take() {
             thread.join().expect("no panic on the node's thread");
