@@ -76,6 +76,24 @@ fn what_was_written_alone_is_copied_when_the_peer_is_back() {
 }
 
 #[test]
+fn a_resync_keeps_to_the_limit_of_either_side() {
+    for limited in 0..2 {
+        let mut pair = in_sync_pair();
+        pair.disconnect();
+        assert_eq!(pair.write(0, 0, &vec![1; 1 << 20], false), Ok(RequestOutcome::Done));
+        // 3 s are needed; `pass_time` is 3 s long, and a tenth of it is granted at once.
+        let command = OperatorCommand::LimitResync(Some(350_000));
+        assert_eq!(pair.command(limited, command), OperatorAnswer::Done);
+        pair.connect();
+        assert_eq!(pair.status(1).disk, DiskState::Inconsistent, "R5: it takes its time");
+        assert!(pair.moved_bytes <= 256 << 10, "{} bytes at once", pair.moved_bytes);
+        pair.pass_time();
+        assert_eq!(pair.status(1).disk, DiskState::UpToDate);
+        assert_eq!(pair.data(0), pair.data(1));
+    }
+}
+
+#[test]
 fn the_dirty_map_shows_what_a_peer_lacks() {
     let mut pair = in_sync_pair();
     let map = |pair: &Pair, offset, len, limit| -> Vec<(u64, bool)> {

@@ -66,7 +66,7 @@ pub(crate) fn kind(event: &Event) -> usize {
             OperatorCommand::Disconnect(_) => 14,
             OperatorCommand::Connect(_) => 15,
             OperatorCommand::Invalidate => 16,
-            OperatorCommand::PauseResync(_) => 17,
+            OperatorCommand::PauseResync(_) | OperatorCommand::LimitResync(_) => 17,
             OperatorCommand::Resolve { .. } => 18,
             OperatorCommand::Shutdown => 19,
             OperatorCommand::Verify { .. } => 20,

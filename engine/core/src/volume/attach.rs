@@ -113,6 +113,7 @@ impl Volume {
             demotion: None,
             resumption: None,
             resync_paused: false,
+            pace: super::pace::Pace::default(),
             last_resync: None,
             io: IoCounters::default(),
             verify: None,

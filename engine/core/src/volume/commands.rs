@@ -40,6 +40,10 @@ impl Volume {
                 self.resync_paused = paused;
                 self.answer(id, Ok(()));
             }
+            OperatorCommand::LimitResync(limit) => {
+                self.pace.set_limit(limit);
+                self.answer(id, Ok(()));
+            }
             OperatorCommand::Verify { peer, repair } => self.begin_verify(id, peer, repair),
             OperatorCommand::Resolve { peer, discard } => self.resolve(id, peer, discard),
         }

@@ -60,6 +60,8 @@ pub struct Tunables {
     pub hold: Duration,
     /// Protocol A: writes wait when the peers are further behind than this, in bytes.
     pub max_lag_bytes: u64,
+    /// A resync compares at most so many bytes a second; `None` for as fast as it goes.
+    pub resync_limit: Option<u64>,
 }
 
 /// What is true of this run of the daemon and not in any file.

@@ -206,6 +206,9 @@ impl Volume {
         {
             at(time);
         }
+        if let Some(time) = self.pace.wake_at() {
+            at(time);
+        }
         if self.counts_minutes() || self.stream.is_some() {
             at(self.minute_at());
         }

@@ -26,6 +26,7 @@ mod liveness;
 mod operation;
 mod operations;
 pub mod operator;
+mod pace;
 mod peer;
 mod progress;
 mod promotion;

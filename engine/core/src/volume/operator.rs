@@ -32,6 +32,8 @@ pub enum OperatorCommand {
     Invalidate,
     /// Hold the resync still, or let it go on.
     PauseResync(bool),
+    /// Resyncs compare at most so many bytes a second from now on; `None` for as fast as they go (R5).
+    LimitResync(Option<u64>),
     /// Compare a peer in sync, block by block (R7).
     Verify {
         /// Which peer.

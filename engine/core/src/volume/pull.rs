@@ -188,6 +188,9 @@ impl Volume {
                 self.pulling_mut(peer).expect("just looked at").cursor = 0;
                 continue;
             };
+            if !self.may_resync(span.len) {
+                return;
+            }
             let blocks = usize::try_from(span.len.div_ceil(self.store().block_bytes())).expect("few");
             let pulling = self.pulling_mut(peer).expect("just looked at");
             let id = pulling.next_id;

@@ -11,9 +11,8 @@ use super::{
     codec::limits,
     io::{Channel, DiskError, LinkId, Notice},
     lead::Phase,
-    operation::Kind,
+    pace::HeldPull,
     progress::Progress,
-    range_lock::Access,
     span::ByteSpan,
     store::Then,
     volume::{Broken, Volume},
@@ -75,7 +74,7 @@ impl Volume {
             return Err(Broken("a pull from the future"));
         }
         let link = self.peer(peer).link.expect("a frame came on it");
-        self.enter(span, Access::Copy, Kind::SourceRead { peer, link, pull, read_at, digests });
+        self.pace_pull(HeldPull { peer, link, pull, span, digests });
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use super::{
     flush::Flushes,
     io::{Action, Channel, CommandId, DiskError, DiskTag, Event, LinkId, Notice},
     operation::{Operation, Purpose, Request},
+    pace::Pace,
     peer::{Peer, Session},
     promotion::{Promotion, Resumption},
     range_lock::RangeLock,
@@ -66,6 +67,7 @@ pub struct Volume {
     pub(crate) demotion: Option<Demotion>,
     pub(crate) resumption: Option<Resumption>,
     pub(crate) resync_paused: bool,
+    pub(crate) pace: Pace,
     pub(crate) last_resync: Option<LastResync>,
     /// What clients have done; `held` is counted when it is asked for.
     pub(crate) io: IoCounters,
@@ -161,6 +163,7 @@ impl Volume {
             self.advance_flushes();
             self.advance_remote_reads();
             self.advance_demotion();
+            self.advance_paced();
             self.advance_pulls();
             self.advance_verify();
             self.advance_resumption();
@@ -453,7 +456,8 @@ impl Volume {
 
     /// Takes over settings that may change while the volume runs. Each counts from the next time it is looked at.
     pub fn tune(&mut self, tunables: Tunables) {
-        let Tunables { on_peer_loss, peer_timeout, hold, max_lag_bytes } = tunables;
+        let Tunables { on_peer_loss, peer_timeout, hold, max_lag_bytes, resync_limit } = tunables;
+        self.pace.set_limit(resync_limit);
         let config = &mut self.config;
         (config.on_peer_loss, config.peer_timeout) = (on_peer_loss, peer_timeout);
         (config.hold, config.max_lag_bytes) = (hold, max_lag_bytes);

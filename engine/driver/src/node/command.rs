@@ -27,6 +27,8 @@ pub enum VolumeCommand {
     Invalidate,
     /// Hold the resync still, or let it go on.
     PauseResync(bool),
+    /// Resyncs compare at most so many bytes a second until the next reload or start; `None` for as fast as they go.
+    LimitResync(Option<u64>),
     /// Compare with a peer in sync, block by block (R7).
     Verify {
         /// Whom; with one peer it need not be named.

@@ -413,7 +413,9 @@ impl Toy {
                 self.meet(actions);
                 OperatorAnswer::Done
             }
-            OperatorCommand::Connect(_) | OperatorCommand::PauseResync(_) => OperatorAnswer::Done,
+            OperatorCommand::Connect(_)
+            | OperatorCommand::PauseResync(_)
+            | OperatorCommand::LimitResync(_) => OperatorAnswer::Done,
             OperatorCommand::Disconnect(_)
             | OperatorCommand::Invalidate
             | OperatorCommand::Verify { .. }

@@ -480,6 +480,7 @@ impl<E: Engine> World<'_, E> {
             | OperatorCommand::Connect(_)
             | OperatorCommand::Invalidate
             | OperatorCommand::PauseResync(_)
+            | OperatorCommand::LimitResync(_)
             | OperatorCommand::Resolve { .. }
             | OperatorCommand::Verify { .. }
             | OperatorCommand::Shutdown => {}

@@ -148,7 +148,8 @@ impl Runner {
         let features = Arc::new(export::features(&settings.name, data.shape()));
         let (own_node, peer_names) = (config.node_name.clone(), config.peer_names.clone());
         let mut actions = Vec::new();
-        let volume = Volume::attach(config, run, files, clock::now(), &mut actions);
+        let mut volume = Volume::attach(config, run, files, clock::now(), &mut actions);
+        volume.tune(tunables(&settings));
         let inner = Inner {
             volume,
             actions: Vec::new(),
@@ -297,19 +298,23 @@ impl Runner {
 
     /// Takes over settings that do not need the volume to be closed.
     pub(super) fn change(&self, settings: VolumeSettings) {
-        let tunables = Tunables {
-            on_peer_loss: settings.on_peer_loss,
-            peer_timeout: settings.peer_timeout,
-            hold: settings.hold,
-            max_lag_bytes: settings.max_lag_bytes,
-        };
-        self.inner.borrow_mut().volume.tune(tunables);
+        self.inner.borrow_mut().volume.tune(tunables(&settings));
         *self.settings.borrow_mut() = settings;
     }
 
     /// The name of a peer.
     pub(super) fn peer_name(&self, peer: PeerIndex) -> &str {
         self.peer_names.get(peer.as_usize()).map_or("a peer that is not configured", String::as_str)
+    }
+}
+
+fn tunables(settings: &VolumeSettings) -> Tunables {
+    Tunables {
+        on_peer_loss: settings.on_peer_loss,
+        peer_timeout: settings.peer_timeout,
+        hold: settings.hold,
+        max_lag_bytes: settings.max_lag_bytes,
+        resync_limit: settings.resync_limit,
     }
 }
 

@@ -57,6 +57,7 @@ impl Runner {
             }
             VolumeCommand::Invalidate => Ok(self.order(OperatorCommand::Invalidate).await),
             VolumeCommand::PauseResync(paused) => Ok(self.order(OperatorCommand::PauseResync(paused)).await),
+            VolumeCommand::LimitResync(limit) => Ok(self.order(OperatorCommand::LimitResync(limit)).await),
             VolumeCommand::Verify { peer, repair } => {
                 let peer = self.one_peer(peer.as_deref())?;
                 Ok(self.order(OperatorCommand::Verify { peer, repair }).await)
