@@ -24,7 +24,7 @@ use super::{
 };
 use crate::identity::Fingerprint;
 
-/// A peer has at most so many connections that have not said what they are for.
+/// A peer has at most so many connections that have not said what they are for, and two for each volume.
 const UNANNOUNCED_MAX: usize = 8;
 
 /// Counts for as long as it lives.
@@ -87,7 +87,7 @@ async fn answer(shared: Rc<Shared>, incoming: Incoming, handshake: Counted) {
         closing::close(&connection, CloseCode::Closed, "this key is not accepted any more");
         return;
     };
-    if peer.unannounced.get() >= UNANNOUNCED_MAX {
+    if peer.unannounced.get() >= UNANNOUNCED_MAX + 2 * peer.volumes.borrow().len() {
         closing::close(&connection, CloseCode::Limit, "too many connections that say nothing");
         return;
     }

@@ -59,6 +59,8 @@ pub(super) struct Established {
 pub(super) struct Links {
     live: RefCell<BTreeMap<LinkId, Live>>,
     last: Cell<u64>,
+    /// Counts the frames that were sent on data channels: somebody waits for an answer.
+    pub(super) sent: Cell<u64>,
 }
 
 /// A link that is up.
@@ -94,7 +96,11 @@ impl Links {
         checksum: Option<PayloadChecksum>,
     ) -> Option<usize> {
         let live = self.live.borrow();
-        Some(live.get(&link)?.outgoing[index(channel)].push(frame, checksum))
+        let live = live.get(&link)?;
+        if channel == Channel::Data {
+            self.sent.set(self.sent.get().wrapping_add(1));
+        }
+        Some(live.outgoing[index(channel)].push(frame, checksum))
     }
 
     /// Bytes that are queued.

@@ -111,7 +111,7 @@ impl Session {
                     let (send, receive) = stream?;
                     self.begin(send, receive)?;
                 }
-                () = probe.refused() => {
+                () = probe.refused(&self.shared.links.sent) => {
                     if !self.answers().await? {
                         return Err(Broken::gone("its process is gone: nobody listens at its port"));
                     }
@@ -122,10 +122,10 @@ impl Session {
 
     /// Says something on the first stream.
     async fn say(&mut self, message: &Message) -> Result<(), Broken> {
-        timeout(HANDSHAKE_TIMEOUT, self.control.send.write_all(&message.encode()))
-            .await
-            .unwrap_or(Ok(()))
-            .map_err(Broken::from)
+        match timeout(HANDSHAKE_TIMEOUT, self.control.send.write_all(&message.encode())).await {
+            Ok(written) => written.map_err(Broken::from),
+            Err(_) => Err(Broken::silent("it does not read the control connection")),
+        }
     }
 
     /// Tells the peer which volumes are wanted.

@@ -9,10 +9,10 @@ use evenkeel_core::{
         wire::{BlockContent, Frame},
     },
 };
-use evenkeel_driver::link::LinkEvent;
+use evenkeel_driver::link::{Cause, LinkEvent, PeerAddress, VolumeKey};
 use evenkeel_nbd::buffer::ALIGNMENT;
 
-use crate::node::{PEER, Pair, Runtime, VOLUME};
+use crate::node::{PEER, Pair, Runtime, Setup, VOLUME, assert_ended};
 
 /// A source of numbers that is the same in every run.
 struct Numbers(u64);
@@ -118,7 +118,6 @@ fn the_two_runtimes_talk_to_each_other() {
 /// A peer that is not read from any more runs out of its window; what waits is seen, and bounded.
 #[test]
 fn what_waits_is_seen_and_bounded() {
-    use crate::node::Setup;
     let small = |name: &str| Setup { window_bytes: 1 << 20, ..Setup::new(name) };
     let (alpha, beta) = (small("alpha").start(), small("beta").start());
     alpha.meet("beta", beta.fingerprint, beta.address);
@@ -139,7 +138,7 @@ fn what_waits_is_seen_and_bounded() {
     assert!(queued[..3].is_sorted() && queued[2] > 3 << 20, "{queued:?}");
     assert_eq!(queued[7], 0, "the link is gone");
     let ending = pair.alpha.down(link);
-    crate::node::assert_ended(&ending, evenkeel_driver::link::Cause::Overflow, "does not read");
+    assert_ended(&ending, Cause::Overflow, "does not read");
     // It is made anew, and works.
     pair.at_alpha = pair.alpha.up();
     pair.beta.down(pair.at_beta);
@@ -149,7 +148,6 @@ fn what_waits_is_seen_and_bounded() {
 
 #[test]
 fn volumes_have_links_of_their_own() {
-    use evenkeel_driver::link::{PeerAddress, VolumeKey};
     let pair = Pair::new([Runtime::Plain; 2]);
     let Pair { mut alpha, mut beta, at_alpha, .. } = pair;
     let second = VolumeKey(5);
@@ -175,4 +173,34 @@ fn volumes_have_links_of_their_own() {
     let mut frames = [beta.frame(), beta.frame()];
     frames.sort_by_key(|(_, channel, _)| *channel);
     assert_eq!(frames.map(|(_, _, frame)| frame), [Frame::Ping(Timestamp(9)), runs]);
+}
+
+/// More at once than a stranger may have.
+#[test]
+fn many_volumes_come_up_together() {
+    const COUNT: u32 = 40;
+    let alpha = Setup::new("alpha").start();
+    let beta = Setup::new("beta").start();
+    let names: Vec<String> = (0..COUNT).map(|index| format!("r{index}")).collect();
+    for (node, other) in [(&alpha, &beta), (&beta, &alpha)] {
+        let peer =
+            PeerAddress { name: other.name.clone(), address: other.address, fingerprint: other.fingerprint };
+        let names = names.clone();
+        node.call(move |endpoint| {
+            let volumes: Vec<_> = (0..COUNT).map(VolumeKey).zip(names.iter().map(String::as_str)).collect();
+            endpoint.add_peer(PEER, peer, &volumes).expect("a good peer");
+            volumes.iter().for_each(|(volume, _)| endpoint.enable(PEER, *volume));
+        });
+    }
+    let mut nodes = [alpha, beta];
+    for node in &mut nodes {
+        let mut up = std::collections::BTreeSet::new();
+        while up.len() < COUNT as usize {
+            up.insert(node.wait("a link", |event| match event {
+                LinkEvent::Up { volume, .. } => Some(*volume),
+                LinkEvent::Down { .. } => panic!("a link that does not last: {event:?}"),
+                LinkEvent::Frame { .. } | LinkEvent::Problem { .. } => None,
+            }));
+        }
+    }
 }
