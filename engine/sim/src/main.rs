@@ -26,7 +26,7 @@ use evenkeel_sim::{
 
 const USAGE: &str = "usage: sim [--minutes M | --seeds A..B | --seed N] [--threads N] [--append FILE]
            [--engine core|toy] [--bug NAME] [--only KIND,KIND…] [--without KIND,KIND…]
-           [--nodes 2|3] [--in-budget] [--keep-going] [--no-shrink] [--lines N]";
+           [--nodes 2|3] [--all-nodes] [--in-budget] [--keep-going] [--no-shrink] [--lines N]";
 
 /// Failing seeds that are shrunk and told in full; more are only counted.
 const TOLD: u64 = 3;
@@ -77,7 +77,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
                 options.arguments.push(word.clone());
                 options.arguments.extend(repeated.next().cloned());
             }
-            "--in-budget" => options.arguments.push(word.clone()),
+            "--in-budget" | "--all-nodes" => options.arguments.push(word.clone()),
             _ => {}
         }
     }
@@ -124,6 +124,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
             }
             "--nodes" => options.allowed.max_nodes = if number(value()?)? >= 3 { 3 } else { 2 },
             "--in-budget" => options.allowed.beyond_budget = false,
+            "--all-nodes" => options.allowed.all_nodes = true,
             "--lines" => options.lines = usize::try_from(number(value()?)?).map_err(|e| e.to_string())?,
             "--keep-going" => options.keep_going = true,
             "--no-shrink" => options.shrinks = false,

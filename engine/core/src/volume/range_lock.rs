@@ -33,7 +33,7 @@ const NONE: u32 = u32::MAX;
 /// What an operation does to the bytes of its span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Waits for earlier changes, nobody waits for it.
+    /// Waits for earlier changes; later changes wait for it, so that it shows nothing that only this disk has (W3).
     Read,
     /// Waits for earlier changes; later operations wait for it.
     Change,
@@ -338,13 +338,12 @@ fn must_wait(earlier: Access, later: Access) -> bool {
     match (earlier, later) {
         (_, Access::Unanswered) => false,
         (Access::Change, Access::Change | Access::Read | Access::Fence | Access::Copy)
-        | (Access::Fence, Access::Change)
+        | (Access::Fence | Access::Read, Access::Change)
         | (Access::Unanswered, Access::Read) => true,
         (Access::Fence, Access::Read | Access::Fence | Access::Copy)
         | (Access::Unanswered, Access::Change | Access::Fence | Access::Copy)
-        | (Access::Read | Access::Copy, Access::Change | Access::Read | Access::Fence | Access::Copy) => {
-            false
-        }
+        | (Access::Read, Access::Read | Access::Fence | Access::Copy)
+        | (Access::Copy, Access::Change | Access::Read | Access::Fence | Access::Copy) => false,
     }
 }
 
@@ -379,17 +378,18 @@ mod tests {
     }
 
     #[test]
-    fn a_read_waits_for_changes_and_nobody_for_it() {
+    fn w3_a_read_waits_for_changes_and_later_changes_for_it() {
         let mut lock = RangeLock::new();
         let (read, held) = lock.enter(span(0, 512), Access::Read, key(1));
         assert!(held);
         let (change, held) = lock.enter(span(0, 512), Access::Change, key(2));
-        assert!(held);
+        assert!(!held, "else the read could show what only this disk has");
         let (_, held) = lock.enter(span(0, 512), Access::Read, key(3));
         assert!(!held);
         let mut woken = VecDeque::new();
         lock.leave(read, &mut woken);
-        assert!(woken.is_empty());
+        assert_eq!(woken, [key(2)]);
+        woken.clear();
         lock.leave(change, &mut woken);
         assert_eq!(woken, [key(3)]);
     }
@@ -397,11 +397,11 @@ mod tests {
     /// The definition, written down a second time as a table.
     fn waits(earlier: Access, later: Access) -> bool {
         let table = [
-            [false, false, false, false, false], // earlier Read: later Read, Change, Fence, Copy, Unanswered
-            [true, true, true, true, false],     // earlier Change
-            [false, true, false, false, false],  // earlier Fence
+            [false, true, false, false, false], // earlier Read: later Read, Change, Fence, Copy, Unanswered
+            [true, true, true, true, false],    // earlier Change
+            [false, true, false, false, false], // earlier Fence
             [false, false, false, false, false], // earlier Copy
-            [true, false, false, false, false],  // earlier Unanswered
+            [true, false, false, false, false], // earlier Unanswered
         ];
         let place = |access| match access {
             Access::Read => 0,

@@ -89,6 +89,13 @@ impl Volume {
             self.answer(command, Err("verify needs a peer that is in sync and follows this node"));
             return;
         }
+        if self.has_primary() {
+            self.answer(
+                command,
+                Err("this node is in sync with a primary, whose writes are under way; verify there"),
+            );
+            return;
+        }
         if self.verify.is_some() {
             self.answer(command, Err("another verify is under way"));
             return;
@@ -117,6 +124,10 @@ impl Volume {
         let Some(verify) = &self.verify else { return };
         if self.peer(verify.peer).link != Some(verify.link) || !self.peer(verify.peer).receives() {
             self.end_verify(Err("the peer was lost before the end"));
+            return;
+        }
+        if self.has_primary() {
+            self.end_verify(Err("another node became primary before the end"));
             return;
         }
         let size = self.store().size_bytes();

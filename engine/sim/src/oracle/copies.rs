@@ -110,6 +110,13 @@ impl Copies {
         }
     }
 
+    /// Of two lines with writes of their own `loser` gives up its own for that of `node`.
+    pub(crate) fn gives_up(&mut self, node: usize, loser: usize) {
+        if !self.holders.has(node) {
+            self.holders.remove(loser);
+        }
+    }
+
     /// The primary has acknowledged a write; `own_disk`: its own copy counts.
     pub(crate) fn acknowledged(&mut self, primary: usize, own_disk: bool) {
         let mut in_sync = NodeSet::default();

@@ -433,6 +433,9 @@ impl Oracle {
     /// Two nodes are on one line again, on the image of `node`.
     pub(crate) fn joined(&mut self, node: usize, loser: usize, term: u64, image: &[u8]) {
         let now = self.tick();
+        if self.forked {
+            self.copies.gives_up(node, loser);
+        }
         if self.writers.joined(node, loser, term) && std::mem::take(&mut self.forked) {
             self.parse_image(image);
             let values = std::mem::take(&mut self.scratch);

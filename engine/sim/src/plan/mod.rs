@@ -27,6 +27,8 @@ pub struct Allowed {
     pub protocols: Vec<Protocol>,
     /// At most this many nodes (2 or 3).
     pub max_nodes: usize,
+    /// That many nodes in every seed.
+    pub all_nodes: bool,
     /// Whether a tenth of the seeds may go beyond the budget of one good copy.
     pub beyond_budget: bool,
     /// Switch every allowed kind on in every seed, instead of a random subset.
@@ -40,6 +42,7 @@ impl Default for Allowed {
             kinds: FaultKind::ALL.into_iter().filter(|kind| !kind.silent()).collect(),
             protocols: vec![Protocol::A, Protocol::B, Protocol::C],
             max_nodes: 3,
+            all_nodes: false,
             beyond_budget: true,
             eager: false,
         }
@@ -115,7 +118,7 @@ impl Plan {
     #[must_use]
     pub fn new(seed: u64, allowed: &Allowed) -> Self {
         let mut swarm = Stream::new(seed, Concern::Swarm);
-        let nodes = if allowed.max_nodes >= 3 && swarm.chance(1, 4) { 3 } else { 2 };
+        let nodes = if allowed.max_nodes >= 3 && (swarm.chance(1, 4) || allowed.all_nodes) { 3 } else { 2 };
         let size_bytes = 4096 * swarm.skewed(16, 1024);
         let protocol = allowed.protocols[match swarm.below(6) {
             0 => 0,

@@ -156,7 +156,7 @@ impl Toy {
             FaultKind::Demote,
         ];
         let protocols = vec![evenkeel_core::volume::config::Protocol::C];
-        Allowed { kinds, protocols, max_nodes: 2, beyond_budget: false, eager: false }
+        Allowed { kinds, protocols, max_nodes: 2, all_nodes: false, beyond_budget: false, eager: false }
     }
 
     fn has(&self, bug: Bug) -> bool {
