@@ -250,9 +250,9 @@ impl<E: Engine> World<'_, E> {
             return;
         }
         self.caretaker.resolve_at = self.now + 3 * SECOND;
-        // Of two real lines either may go; if only one was answered for, that one stays.
+        // Of two real lines either may go; if only one was answered for, that one stays, whoever of it is asked.
         let first_loses = match self.oracle.last_writer() {
-            Some(last) if !self.oracle.is_split() => last != first,
+            Some(last) if !self.oracle.is_split() => self.oracle.are_apart(last, first),
             _ => self.caretaker.discards_first,
         };
         let (loser, winner) = if first_loses { (first, second) } else { (second, first) };
