@@ -1,0 +1,162 @@
+//! Three nodes joined by perfect links: what a third node changes (G9), step by step. Everything that can go wrong is
+//! the simulator's.
+
+mod trio;
+
+use evenkeel_core::volume::{
+    DiskState, Replication, Role,
+    io::{ClientOperation, RequestOutcome},
+    operator::{Force, OperatorAnswer, OperatorCommand},
+};
+use trio::Trio;
+
+const DONE: Option<Result<RequestOutcome, evenkeel_core::volume::io::RequestError>> =
+    Some(Ok(RequestOutcome::Done));
+
+fn all_well(trio: &Trio) {
+    for node in 0..3 {
+        assert_eq!(trio.status(node).disk, DiskState::UpToDate, "node {node}");
+        for other in (0..3).filter(|other| *other != node) {
+            let peer = trio.of(node, other);
+            assert_eq!(peer.replication, Replication::Established, "node {node} of node {other}");
+            assert_eq!(peer.dirty_bytes, 0, "node {node} of node {other}");
+        }
+        assert_eq!(trio.status(node).head, trio.status(0).head, "node {node}");
+        assert!(trio.data(node) == trio.data(0), "the image of node {node} is that of node 0");
+    }
+}
+
+/// Node 0 is primary, all three are in sync.
+fn formed() -> Trio {
+    let mut trio = Trio::new();
+    all_well(&trio);
+    assert_eq!(trio.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    trio
+}
+
+#[test]
+fn g3_three_new_nodes_make_one_generation_without_a_copy() {
+    let trio = formed();
+    assert_eq!(trio.moved_bytes, 0);
+    all_well(&trio);
+}
+
+#[test]
+fn a_write_is_on_all_three() {
+    let mut trio = formed();
+    assert_eq!(trio.write(0, 4096, &[7; 4096]), DONE);
+    assert_eq!(trio.request(0, ClientOperation::Flush), DONE);
+    all_well(&trio);
+}
+
+#[test]
+fn g9_survivors_of_a_lost_primary_compare_before_one_calls_itself_up_to_date() {
+    let mut trio = formed();
+    trio.stick(0, 2, true);
+    assert_eq!(trio.write(0, 0, &[1; 4096]), None, "gamma has not got it");
+    assert_eq!(trio.data(1)[..4096], [1; 4096]);
+    assert_eq!(trio.data(2)[..4096], [0; 4096]);
+    trio.crash(0);
+    for node in [1, 2] {
+        assert_eq!(trio.status(node).disk, DiskState::Consistent, "node {node}");
+    }
+    assert_eq!(trio.of(1, 2).replication, Replication::Off, "they left each other with the primary");
+    trio.pass_time();
+    assert_eq!(trio.of(1, 2).replication, Replication::Established);
+    assert!(trio.data(1) == trio.data(2), "the union was compared");
+    assert_eq!(trio.moved_bytes, 4096, "by bits, not whole");
+    let answer = trio.command(2, OperatorCommand::Primary(Force::No));
+    assert!(matches!(answer, OperatorAnswer::Refused(_)), "alpha may be primary");
+    trio.stick(0, 2, false);
+    trio.restart(0);
+    trio.pass_time();
+    all_well(&trio);
+}
+
+#[test]
+fn g9_what_a_secondary_applied_survives_its_crash_as_bits() {
+    let mut trio = formed();
+    trio.stick(0, 2, true);
+    assert_eq!(trio.write(0, 0, &[1; 4096]), None);
+    trio.crash(1);
+    trio.crash(0);
+    trio.restart(1);
+    trio.pass_time();
+    assert!(trio.data(1) == trio.data(2), "beta's activity log named the block");
+}
+
+#[test]
+fn g9_a_secondary_keeps_bits_for_a_third_node_that_is_away() {
+    let mut trio = formed();
+    trio.crash(2);
+    assert_eq!(trio.write(0, 8192, &[3; 4096]), DONE);
+    assert_eq!(trio.request(0, ClientOperation::Flush), DONE);
+    assert_eq!(trio.of(1, 2).dirty_bytes, 4096);
+    trio.lose_power(0);
+    trio.restart(2);
+    trio.pass_time();
+    assert_eq!(trio.data(2)[8192..12288], [3; 4096], "from beta");
+    assert_eq!(trio.moved_bytes, 4096, "by bits, not whole");
+    assert_eq!(trio.of(1, 2).dirty_bytes, 0);
+}
+
+#[test]
+fn d11_the_word_of_the_primary_clears_what_fellows_have_marked() {
+    let mut trio = formed();
+    trio.crash(2);
+    assert_eq!(trio.write(0, 8192, &[3; 4096]), DONE);
+    assert_eq!(trio.request(0, ClientOperation::Flush), DONE);
+    assert_eq!(trio.of(1, 2).dirty_bytes, 4096);
+    trio.restart(2);
+    trio.pass_time();
+    all_well(&trio);
+    assert_eq!(trio.moved_bytes, 4096, "from the primary alone");
+    assert_eq!(trio.status(0).role, Role::Primary);
+}
+
+#[test]
+fn r6_nobody_is_brought_up_to_date_behind_the_primarys_back() {
+    let mut trio = formed();
+    trio.cut(0, 2);
+    assert_eq!(trio.write(0, 0, &[9; 4096]), DONE);
+    trio.pass_time();
+    assert_eq!(trio.status(2).disk, DiskState::Consistent, "beta alone cannot say that it is the newest");
+    assert_ne!(trio.of(1, 2).replication, Replication::Established);
+    trio.join(0, 2);
+    // What the resync changed is marked for beta until the primary says that beta has it stable.
+    assert_eq!(trio.request(0, ClientOperation::Flush), DONE);
+    all_well(&trio);
+}
+
+#[test]
+fn p3_a_node_in_sync_with_a_primary_refuses_as_that_would() {
+    let mut trio = formed();
+    trio.cut(0, 2);
+    trio.pass_time();
+    let answer = trio.command(2, OperatorCommand::Primary(Force::Yes));
+    assert!(matches!(answer, OperatorAnswer::Refused(_)), "{answer:?}");
+    assert_eq!(trio.status(0).role, Role::Primary);
+}
+
+#[test]
+fn the_role_moves_without_a_copy() {
+    let mut trio = formed();
+    assert_eq!(trio.write(0, 0, &[4; 4096]), DONE);
+    for (from, to) in [(0, 1), (1, 2)] {
+        assert_eq!(trio.command(from, OperatorCommand::Secondary { force: false }), OperatorAnswer::Done);
+        assert_eq!(trio.command(to, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+        assert_eq!(trio.write(to, 4096, &[5; 4096]), DONE);
+        assert_eq!(trio.request(to, ClientOperation::Flush), DONE);
+    }
+    trio.pass_time();
+    all_well(&trio);
+    assert_eq!(trio.moved_bytes, 0);
+}
+
+#[test]
+fn r7_a_secondary_does_not_verify_while_another_node_is_primary() {
+    let mut trio = formed();
+    let fellow = trio.of(1, 2).index;
+    let answer = trio.command(1, OperatorCommand::Verify { peer: fellow, repair: false });
+    assert!(matches!(answer, OperatorAnswer::Refused(_)), "{answer:?}");
+}
