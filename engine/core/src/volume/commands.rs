@@ -79,6 +79,7 @@ impl Volume {
             return Err(Broken("outdated by a node that is not followed"));
         }
         let link = self.peer(peer).link.expect("a frame came on it");
+        self.peer_mut(peer).leaving = true;
         self.store_mut().set_doubtful();
         self.store_mut().set_entitled(false);
         if self.disk == DiskState::UpToDate {

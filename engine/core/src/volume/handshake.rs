@@ -517,9 +517,10 @@ impl Volume {
         if !flags.consistent || flags.fresh {
             return;
         }
-        let all_met = self.peers.iter().all(super::peer::Peer::is_in_sync);
+        // One that goes on without us, or leaves, vouches for nothing any more.
+        let all_met = self.peers.iter().all(|peer| peer.is_in_sync() && !peer.leaving);
         let follows_primary = self.peers.iter().any(|peer| {
-            matches!(&peer.session, Session::Following(following) if following.in_sync())
+            matches!(&peer.session, Session::Following(following) if following.in_sync() && !peer.leaving)
                 && peer.told.is_some_and(|told| told.role == Role::Primary)
         });
         if self.role == Role::Primary || all_met || follows_primary {
@@ -528,7 +529,7 @@ impl Volume {
             self.store_mut().set_up_to_date(boot, keep_crashed);
             self.power = view::Power::SameRun;
             self.set_disk(DiskState::UpToDate);
-        } else {
+        } else if self.disk != DiskState::Outdated {
             self.set_disk(DiskState::Consistent);
         }
     }

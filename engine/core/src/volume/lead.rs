@@ -87,7 +87,13 @@ impl Volume {
         let from = self.log.issued();
         let link = self.peer(peer).link.expect("a session has a link");
         self.log.join(Place::Peer(peer));
-        self.store_mut().begin_session(peer, link);
+        if phase == Phase::Supplying {
+            // Every read of this resync comes after whatever has set a bit, in whose numbering ever: this node may have
+            // been the target of another leader when it did.
+            self.store_mut().begin_session_of_leader(peer, link);
+        } else {
+            self.store_mut().begin_session(peer, link);
+        }
         self.peer_mut(peer).session = Session::Leading(Box::new(Leading::new(phase, from, progress)));
         self.send(peer, Channel::Data, Frame::Start(from));
         let replication = self.peer(peer).replication();

@@ -39,7 +39,7 @@ pub(crate) struct Peer {
     pub(crate) told: Option<Told>,
     /// The generation that was offered and is not confirmed yet (G1).
     pub(crate) offered: Option<GenerationId>,
-    /// It has said that it leaves on purpose.
+    /// It has said that it leaves on purpose, or goes on without us.
     pub(crate) leaving: bool,
     /// Since when it owes an acknowledgement without any progress.
     pub(crate) owing_since: Option<Timestamp>,
