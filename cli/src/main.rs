@@ -3,21 +3,28 @@
 //! Results go to stdout, errors and the log to stderr, nothing ever prompts. Each command is one file in
 //! [`command`]; exit codes are in [`exit`].
 
+mod admin;
 mod command;
+mod config;
+mod daemon;
 mod exit;
-mod size;
+mod options;
+mod output;
+mod units;
 
 use std::{io::IsTerminal, process::ExitCode};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use crate::command::Command;
+use crate::{command::Command, options::Options};
 
 /// Keeps a virtual block device identical on several machines.
 #[derive(Debug, Parser)]
 #[command(name = "evenkeel", version, about, arg_required_else_help = true)]
 struct Arguments {
+    #[command(flatten)]
+    options: Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -27,7 +34,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log();
     end_on_panic();
-    match arguments.command.run() {
+    match arguments.command.run(&arguments.options, Arguments::command()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing is left to do if stderr is gone too.
@@ -60,7 +67,6 @@ fn end_on_panic() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

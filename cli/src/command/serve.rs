@@ -29,7 +29,7 @@ use tokio::{
     task::LocalSet,
 };
 
-use crate::size::ByteSize;
+use crate::units::ByteSize;
 
 /// Entries of the ring below the runtime; hot I/O has its own ring.
 const RUNTIME_RING_ENTRIES: u32 = 64;

@@ -116,7 +116,10 @@ impl Listener {
     }
 
     /// The next connection, non-blocking, and who is at its other end.
-    pub(super) async fn accept(&self) -> io::Result<(OwnedFd, ClientIdentity)> {
+    ///
+    /// # Errors
+    /// If the system cannot accept any more (no file descriptors left): wait before the next attempt.
+    pub async fn accept(&self) -> io::Result<(OwnedFd, ClientIdentity)> {
         loop {
             let prepared = match self {
                 Self::Unix(socket) => prepare_unix(socket.listener.accept().await?.0),

@@ -44,6 +44,17 @@ impl fmt::Display for ByteSize {
     }
 }
 
+impl ByteSize {
+    /// For progress and statistics: at most four digits, rounded down.
+    pub(crate) fn rounded(self) -> String {
+        let fits = |&&(_, shift): &&(&str, u32)| self.0 >> shift >= 10;
+        match UNITS.iter().rev().find(fits) {
+            Some((unit, shift)) => format!("{} {unit}", self.0 >> shift),
+            None => self.to_string(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +72,21 @@ mod tests {
         ] {
             let size: ByteSize = text.parse().expect("a size");
             assert_eq!((size.0, size.to_string().as_str()), (bytes, shown));
+        }
+    }
+
+    #[test]
+    fn statistics_are_short() {
+        for (bytes, shown) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (4096, "4 KiB"),
+            (12_345, "12 KiB"),
+            (9 << 20, "9216 KiB"),
+            ((10 << 20) + 1, "10 MiB"),
+            (100 << 30, "100 GiB"),
+        ] {
+            assert_eq!(ByteSize(bytes).rounded(), shown);
         }
     }
 

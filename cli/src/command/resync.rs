@@ -1,0 +1,71 @@
+//! `evenkeel resync` and `evenkeel invalidate`: steering what is copied, and making it necessary.
+
+use anyhow::Result;
+use clap::{ArgGroup, Args};
+use serde_json::json;
+
+use super::{confirm, order, volume_of};
+use crate::{
+    admin::client::Client,
+    exit::{Ended, Failure},
+    options::Options,
+    units::{ByteSize, RateLimit},
+};
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["pause", "resume", "limit"]).required(true))]
+pub(crate) struct Arguments {
+    /// The volume.
+    name: String,
+    /// Hold resyncs still.
+    #[arg(long)]
+    pause: bool,
+    /// Let them go on.
+    #[arg(long)]
+    resume: bool,
+    /// At most this much a second, as 50MiB/s, or none.
+    #[arg(long, value_name = "RATE")]
+    limit: Option<RateLimit>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invalidate {
+    /// The volume.
+    name: String,
+    /// The peer whose copy is bad, instead of this node's.
+    #[arg(long)]
+    peer: Option<String>,
+    /// The volume's name again, to confirm.
+    #[arg(long, value_name = "NAME")]
+    yes: Option<String>,
+}
+
+pub(crate) async fn run(options: &Options, arguments: &Arguments) -> Result<()> {
+    let client = Client::new(options);
+    if arguments.limit.is_some() {
+        let text =
+            "changing the limit of a running volume is not there yet; set resync_limit in the configuration";
+        return Err(Ended::error(Failure::Other, text));
+    }
+    order(&client, &arguments.name, "resync", &json!({ "pause": arguments.pause })).await
+}
+
+pub(crate) async fn invalidate(options: &Options, arguments: &Invalidate) -> Result<()> {
+    let Invalidate { name, peer, yes } = arguments;
+    let client = Client::new(options);
+    let status = client.status().await?;
+    let volume = volume_of(&status, name)?;
+    let node = peer.as_deref().unwrap_or(&status.node);
+    let loss = format!(
+        "The copy of {name} on node {node} will count as bad, and be compared and copied whole ({}) from a peer; what \
+         only it holds is lost.",
+        ByteSize(volume.size)
+    );
+    confirm(name, yes.as_deref(), &loss)?;
+    if let Some(peer) = peer {
+        let text =
+            format!("not there yet from here; on node {peer} run: evenkeel invalidate {name} --yes {name}");
+        return Err(Ended::error(Failure::Other, text));
+    }
+    order(&client, name, "invalidate", &json!({})).await
+}

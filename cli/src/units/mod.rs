@@ -1,0 +1,9 @@
+//! Quantities as people write them, in options and in the configuration: sizes, durations, rates.
+
+mod duration;
+mod rate;
+mod size;
+
+pub(crate) use duration::Span;
+pub(crate) use rate::{RateLimit, rate_per_second};
+pub(crate) use size::ByteSize;
