@@ -175,6 +175,9 @@ impl Volume {
     }
 
     fn close_cleanly(&mut self) {
+        // What was held when the role ended is in the activity log until it is stable.
+        let issued = self.log.issued();
+        self.want_stable(issued);
         self.store_mut().after_quiet(Then::Quiet);
         self.demotion.as_mut().expect("a shutdown is under way").stage = DemotionStage::Closing;
     }

@@ -41,20 +41,21 @@ impl Writers {
     /// An operator's force was accepted by the first of `together` while another node was, or could again become,
     /// primary. `ahead`: the node that answered last, if it has answered for what the forced one lacks.
     pub(crate) fn forced(&mut self, together: &[usize], head: Option<GenerationId>, ahead: Option<usize>) {
-        let first = !self.fork_possible();
+        // What those of its line have answered so far is behind it, but for what it lacks.
+        let before = together.first().map(|node| self.lines[*node]);
+        for node in (0..self.lines.len()).filter(|node| Some(self.lines[*node]) == before) {
+            self.answered_in[node] = None;
+        }
         self.next_line += 1;
         for &node in together {
             self.lines[node] = self.next_line;
         }
-        if first {
-            self.answered_in.fill(None);
-            match ahead {
-                Some(node) => {
-                    self.common = None;
-                    self.answered_in[node] = head;
-                }
-                None => self.common = head,
+        match ahead {
+            Some(node) => {
+                self.common = None;
+                self.answered_in[node] = head;
             }
+            None => self.common = head,
         }
     }
 
