@@ -7,7 +7,7 @@ use evenkeel_core::{
     ids::{BootId, InstanceId, NodeId, PeerIndex, Timestamp},
     meta::geometry::Geometry,
     volume::{
-        CreateSpec, FileFacts, Origin, Replication, Role, Volume,
+        CreateSpec, FileFacts, Origin, Remembered, Replication, Role, Volume,
         config::{OnPeerLoss, Protocol, RunInfo, VolumeConfig},
         create,
         io::{Action, Area, ClientId, ClientOperation, CommandId, DiskTag, Event, LinkId, RequestId},
@@ -89,7 +89,8 @@ impl Cluster {
             boot_clock_nanos: 0,
             entropy: node as u128 + 7,
         };
-        let files = FileFacts { meta_bytes: meta.len() as u64, data_bytes: SIZE };
+        let files =
+            FileFacts { meta_bytes: meta.len() as u64, data_bytes: SIZE, remembered: Remembered::default() };
         let volume = Volume::attach(config, run, files, self.now, &mut self.actions);
         self.nodes.push(Node { volume, meta });
         self.carry_out(node);

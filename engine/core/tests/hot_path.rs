@@ -13,7 +13,7 @@ use evenkeel_core::{
     ids::{BootId, InstanceId, NodeId, Timestamp},
     meta::geometry::Geometry,
     volume::{
-        CreateSpec, FileFacts, Origin, Volume,
+        CreateSpec, FileFacts, Origin, Remembered, Volume,
         config::{OnPeerLoss, Protocol, RunInfo, VolumeConfig},
         create,
         io::{Action, Area, ClientId, ClientOperation, CommandId, DiskTag, Event, RequestId},
@@ -87,7 +87,7 @@ impl Alone {
             max_inflight_writes: 1024,
         };
         let run = RunInfo { boot: BootId(1), instance: InstanceId(1), boot_clock_nanos: 0, entropy: 7 };
-        let files = FileFacts { meta_bytes: end, data_bytes: size };
+        let files = FileFacts { meta_bytes: end, data_bytes: size, remembered: Remembered::default() };
         let now = Timestamp(1);
         let mut actions = Vec::new();
         let volume = Volume::attach(config, run, files, now, &mut actions);

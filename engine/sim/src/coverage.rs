@@ -83,7 +83,7 @@ pub(crate) fn frame_kind(frame: &Frame) -> usize {
         Frame::Agree { .. } => 2,
         Frame::Begin { .. } => 3,
         Frame::Ready => 4,
-        Frame::Offer(_) => 5,
+        Frame::Offer { .. } => 5,
         Frame::Adopted(_) => 6,
         Frame::Ask(_) => 7,
         Frame::Answer { .. } => 8,
@@ -117,6 +117,8 @@ pub(crate) fn frame_kind(frame: &Frame) -> usize {
         Frame::Fetch { .. } => 36,
         Frame::Fetched { .. } => 37,
         Frame::Everywhere { .. } => 38,
+        Frame::Discard => 39,
+        Frame::DiscardAnswer(_) => 40,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct FileFacts {
     pub data_len: u64,
     /// Length of the metadata file in bytes.
     pub meta_len: u64,
+    /// The attach counter that the state directory remembers; zero for none (design D6).
+    pub remembered_attach: u64,
 }
 
 /// What a metadata image says, for the rule that nothing in it ever goes backwards (O10).
@@ -80,6 +82,9 @@ pub trait Engine: Sized {
 
     /// What the engine says of itself.
     fn status(&self) -> Status;
+
+    /// The attach counter that is stable on its disk: what its state directory is to remember. Zero for none.
+    fn stable_attach(&self) -> u64;
 
     /// Reads a metadata image from outside; `None` when it holds nothing readable.
     fn inspect(meta: &[u8]) -> Option<MetaFacts>;

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use evenkeel_core::{
-    ids::{NodeId, PeerIndex, Timestamp},
+    ids::{AttachCounter, NodeId, PeerIndex, Timestamp},
     meta::{
         geometry::{Geometry, MIN_BLOCK_BYTES, MIN_EXTENT_BYTES, MIN_SLOTS},
         layout::{Layout, SUPERBLOCK_BYTES, SUPERBLOCK_STRIDE},
@@ -50,7 +50,14 @@ impl Engine for Volume {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) -> Self {
-        let files = volume::FileFacts { meta_bytes: files.meta_len, data_bytes: files.data_len };
+        let files = volume::FileFacts {
+            meta_bytes: files.meta_len,
+            data_bytes: files.data_len,
+            remembered: volume::Remembered {
+                attach_counter: Some(AttachCounter(files.remembered_attach)),
+                ..volume::Remembered::default()
+            },
+        };
         Self::attach(config, run, files, now, actions)
     }
 
@@ -60,6 +67,10 @@ impl Engine for Volume {
 
     fn status(&self) -> Status {
         Self::status(self)
+    }
+
+    fn stable_attach(&self) -> u64 {
+        self.stable_superblock().map_or(0, |superblock| superblock.attach_counter.0)
     }
 
     fn inspect(meta: &[u8]) -> Option<MetaFacts> {

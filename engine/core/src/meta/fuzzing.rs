@@ -9,11 +9,11 @@ use super::{
     geometry::Geometry,
     header::CopyId,
     layout::{Layout, PAGE_BYTES, REGIONS_START, SUPERBLOCK_BYTES},
-    superblock::{Flags, PeerRecord, Superblock, decode, encode},
+    superblock::{Evidence, Flags, PeerRecord, Superblock, decode, encode},
     superblock_pair::{Expectations, SuperblockPair},
 };
 use crate::{
-    generation::history::History,
+    generation::{history::History, view::Replies},
     ids::{
         AttachCounter, BlockIndex, ClusterId, Generation, GenerationId, MAX_PEERS, NodeId, PeerIndex,
         Sequence, Term,
@@ -58,6 +58,7 @@ fn superblock() -> Superblock {
         standing: crate::generation::record::Standing::Never,
         outdated_confirmed: true,
         attach_counter_seen: AttachCounter(9),
+        attach_counter_shown: AttachCounter(4),
     });
     Superblock {
         cluster: Some(ClusterId(5)),
@@ -73,6 +74,7 @@ fn superblock() -> Superblock {
         counted_at_boot_nanos: 0,
         clean_shutdown: None,
         flags: Flags { consistent: true, ..Flags::default() },
+        evidence: Evidence::of_this_run(Replies::Together),
         peers,
     }
 }

@@ -14,7 +14,10 @@ use super::{
     superblock::Superblock,
     superblock_pair::{Expectations, SuperblockPair},
 };
-use crate::ids::{ExtentIndex, Generation, PeerIndex};
+use crate::{
+    generation::view::{Power, Replies},
+    ids::{ExtentIndex, Generation, PeerIndex},
+};
 
 /// Reads exactly the bytes at an offset of the metadata file, or says why not.
 pub type Read<'a> = &'a mut dyn FnMut(u64, &mut [u8]) -> Result<(), String>;
@@ -247,6 +250,18 @@ impl fmt::Display for Superblock {
         ];
         let set: Vec<&str> = flags.into_iter().filter_map(|(set, name)| set.then_some(name)).collect();
         writeln!(f, "  flags           {}", if set.is_empty() { "none".to_owned() } else { set.join(" ") })?;
+        let kept = match self.evidence.power {
+            Power::SameRun => "all that was written under the generation",
+            Power::SameBoot => "all that was written, but a process died",
+            Power::Lost => "what was stable when power was lost",
+        };
+        let settled = if self.evidence.settled { ", all of it stable" } else { "" };
+        writeln!(f, "  kept            {kept}{settled}")?;
+        let replies = match self.evidence.replies {
+            Replies::Ahead => "before the peers had the writes (protocol A)",
+            Replies::Together => "when the peers had the writes (protocol B or C)",
+        };
+        writeln!(f, "  replied         {replies}")?;
         writeln!(f, "  attach counter  {}", self.attach_counter.0)?;
         writeln!(f, "  counted at      {} ns of the boot clock", self.counted_at_boot_nanos)?;
         writeln!(f, "  boot id         {}", id(self.boot.map(|id| id.0)))?;
@@ -268,10 +283,10 @@ impl fmt::Display for Superblock {
         for (index, record) in self.peers.iter().enumerate() {
             let Some(record) = record else { continue };
             let outdated = if record.outdated_confirmed { ", outdated" } else { "" };
-            let counter = record.attach_counter_seen.0;
+            let (seen, shown) = (record.attach_counter_seen.0, record.attach_counter_shown.0);
             writeln!(
                 f,
-                "  peer {index}          {:016x}, attach counter {counter}{outdated}",
+                "  peer {index}          {:016x}, attach counter {seen}, was shown {shown}{outdated}",
                 record.node.0
             )?;
             if let Some(window) = record.standing.window() {
@@ -289,7 +304,10 @@ mod tests {
     use crate::{
         generation::history::History,
         ids::{AttachCounter, MAX_PEERS, NodeId},
-        meta::{crash::Medium, superblock::Flags},
+        meta::{
+            crash::Medium,
+            superblock::{Evidence, Flags},
+        },
     };
 
     fn file() -> (Medium, Superblock) {
@@ -308,6 +326,7 @@ mod tests {
             counted_at_boot_nanos: 0,
             clean_shutdown: None,
             flags: Flags { fresh: true, consistent: true, ..Flags::default() },
+            evidence: Evidence::of_this_run(Replies::Together),
             peers: [None; MAX_PEERS],
         };
         let mut medium = Medium::new(layout.end());

@@ -16,6 +16,7 @@ use crate::{
     generation::{
         history::{HISTORY_CAPACITY, History, Window},
         record::Standing,
+        view::{Power, Replies},
     },
     ids::{
         AttachCounter, BootId, ClusterId, Generation, GenerationId, InstanceId, MAX_PEERS, NodeId, PeerIndex,
@@ -42,8 +43,11 @@ const FLAG_CONSISTENT: u32 = 1 << 1;
 const FLAG_WAS_UP_TO_DATE: u32 = 1 << 2;
 const FLAG_CRASHED_PRIMARY: u32 = 1 << 3;
 const FLAG_ENTITLED: u32 = 1 << 4;
-const ALL_FLAGS: u32 =
-    FLAG_FRESH | FLAG_CONSISTENT | FLAG_WAS_UP_TO_DATE | FLAG_CRASHED_PRIMARY | FLAG_ENTITLED;
+const FLAG_SETTLED: u32 = 1 << 5;
+const FLAG_PROCESS_DIED: u32 = 1 << 6;
+const FLAG_POWER_LOST: u32 = 1 << 7;
+const FLAG_REPLIED_AHEAD: u32 = 1 << 8;
+const ALL_FLAGS: u32 = (FLAG_REPLIED_AHEAD << 1) - 1;
 
 const PEER_OUTDATED_CONFIRMED: u32 = 1;
 const PEER_IN_SYNC: u32 = 1 << 1;
@@ -64,6 +68,37 @@ pub struct Flags {
     pub entitled: bool,
 }
 
+/// What is kept with the head about the writes under it (design G8). It changes with the head, and gets worse at an
+/// attach; it never gets better by one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Evidence {
+    /// What this copy still had of them when this was last written.
+    pub power: Power,
+    /// All of them are stable here and none has come since, so that the end of a run costs nothing.
+    pub settled: bool,
+    /// How they were replied to.
+    pub replies: Replies,
+}
+
+impl Evidence {
+    /// Of a head that this run makes or takes.
+    #[must_use]
+    pub fn of_this_run(replies: Replies) -> Self {
+        Self { power: Power::SameRun, settled: false, replies }
+    }
+
+    /// After another run has begun; `same_boot` says that the kernel is still the one of the last.
+    #[must_use]
+    pub fn after_attach(self, same_boot: bool) -> Self {
+        let power = match (self.power, self.settled, same_boot) {
+            (power, true, _) => power,
+            (Power::Lost, false, _) | (_, false, false) => Power::Lost,
+            (Power::SameRun | Power::SameBoot, false, true) => Power::SameBoot,
+        };
+        Self { power, ..self }
+    }
+}
+
 /// What is remembered of one peer (design D5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerRecord {
@@ -75,6 +110,8 @@ pub struct PeerRecord {
     pub outdated_confirmed: bool,
     /// The highest attach counter that it has shown (design D6).
     pub attach_counter_seen: AttachCounter,
+    /// The highest own attach counter that it may have been shown; stable before it is (design D6).
+    pub attach_counter_shown: AttachCounter,
 }
 
 /// Everything that a superblock says. Its copies and their order are the matter of
@@ -93,7 +130,7 @@ pub struct Superblock {
     pub history: History,
     /// The highest term that this node has seen (design P4).
     pub highest_term: Option<Term>,
-    /// The kernel that ran when this was last written (design P1, G8).
+    /// The kernel of the run that has the disk attached, or had it last (design P1, G8).
     pub boot: Option<BootId>,
     /// The run of the daemon that has the disk attached, or had it last (design D4).
     pub instance: Option<InstanceId>,
@@ -105,6 +142,8 @@ pub struct Superblock {
     pub clean_shutdown: Option<AttachCounter>,
     /// What is known of the own copy.
     pub flags: Flags,
+    /// What is known of the writes under the head.
+    pub evidence: Evidence,
     /// What is remembered of each peer. Who is remembered has a bitmap in the layout.
     pub peers: [Option<PeerRecord>; MAX_PEERS],
 }
@@ -126,6 +165,7 @@ impl Superblock {
     fn contradiction(&self) -> Option<&'static str> {
         let flags = self.flags;
         let nodes = || self.peers.iter().flatten().map(|record| record.node);
+        let shown = self.peers.iter().flatten().map(|record| record.attach_counter_shown).max();
         let homeless =
             |peer: PeerIndex| self.peers[peer.as_usize()].is_some() && self.layout.bitmap(peer).is_none();
         [
@@ -134,6 +174,7 @@ impl Superblock {
             (flags.was_up_to_date && !flags.consistent, "UpToDate, but not consistent"),
             (self.clean_shutdown == Some(AttachCounter(0)), "shut down in a run that has not begun"),
             (self.clean_shutdown > Some(self.attach_counter), "shut down in a run that has not begun"),
+            (shown > Some(self.attach_counter), "it has shown a counter that it has not reached"),
             (nodes().any(|node| node == self.node), "it is its own peer"),
             (nodes().any(|node| nodes().filter(|other| *other == node).count() > 1), "the same peer twice"),
             (PeerIndex::all().any(homeless), "a peer without a dirty bitmap"),
@@ -177,7 +218,7 @@ pub(super) fn encode(superblock: &Superblock, copy: CopyId, sequence: u64) -> [u
     w.u64(superblock.clean_shutdown.map_or(0, |counter| counter.0));
     put_term(&mut w, superblock.highest_term);
     w.zeroes_up_to(FLAGS_AT);
-    w.u32(flag_bits(superblock.flags));
+    w.u32(flag_bits(superblock.flags) | evidence_bits(superblock.evidence));
     let ancestors = superblock.history.ancestors();
     w.u32(u32::try_from(ancestors.len()).expect("at most HISTORY_CAPACITY"));
     w.u128(some(superblock.history.toward().map(|id| id.0)));
@@ -234,7 +275,7 @@ pub(super) fn decode(bytes: &[u8], copy: CopyId, owner: Option<NodeId>) -> Resul
     };
     let highest_term = take_term(&mut r)?;
     r.zeroes_up_to(FLAGS_AT)?;
-    let flags = flags_from(r.u32())?;
+    let (flags, evidence) = flags_from(r.u32())?;
     let count = r.u32() as usize;
     if count > HISTORY_CAPACITY {
         return Err(Fault::Contradiction("its history is too long"));
@@ -269,6 +310,7 @@ pub(super) fn decode(bytes: &[u8], copy: CopyId, owner: Option<NodeId>) -> Resul
         counted_at_boot_nanos,
         clean_shutdown,
         flags,
+        evidence,
         peers,
     };
     match superblock.contradiction() {
@@ -327,6 +369,8 @@ fn put_peer(w: &mut Writer<'_>, record: PeerRecord) {
     w.u64(record.attach_counter_seen.0);
     let in_sync = if record.standing == Standing::InSync { PEER_IN_SYNC } else { 0 };
     w.u32(in_sync | if record.outdated_confirmed { PEER_OUTDATED_CONFIRMED } else { 0 });
+    w.u32(0);
+    w.u64(record.attach_counter_shown.0);
 }
 
 fn take_peer(r: &mut Reader<'_>) -> Result<Option<PeerRecord>, Fault> {
@@ -350,7 +394,11 @@ fn take_peer(r: &mut Reader<'_>) -> Result<Option<PeerRecord>, Fault> {
         (Some(window), false) => Standing::Behind(window),
         (Some(_), true) => return Err(Fault::Contradiction("a peer in sync that is behind")),
     };
-    let record = PeerRecord { node, standing, outdated_confirmed, attach_counter_seen };
+    if r.u32() != 0 {
+        return Err(Fault::Contradiction("reserved bytes of a peer are not zero"));
+    }
+    let attach_counter_shown = AttachCounter(r.u64());
+    let record = PeerRecord { node, standing, outdated_confirmed, attach_counter_seen, attach_counter_shown };
     if node.0 != 0 {
         return Ok(Some(record));
     }
@@ -359,6 +407,7 @@ fn take_peer(r: &mut Reader<'_>) -> Result<Option<PeerRecord>, Fault> {
         standing: Standing::Never,
         outdated_confirmed: false,
         attach_counter_seen: AttachCounter::default(),
+        attach_counter_shown: AttachCounter::default(),
     };
     if record == nobody { Ok(None) } else { Err(Fault::Contradiction("a peer without an id")) }
 }
@@ -376,15 +425,37 @@ fn flag_bits(flags: Flags) -> u32 {
     .fold(0, |bits, (set, flag)| if set { bits | flag } else { bits })
 }
 
-fn flags_from(bits: u32) -> Result<Flags, Fault> {
+fn evidence_bits(evidence: Evidence) -> u32 {
+    let Evidence { power, settled, replies } = evidence;
+    let power = match power {
+        Power::SameRun => 0,
+        Power::SameBoot => FLAG_PROCESS_DIED,
+        Power::Lost => FLAG_POWER_LOST,
+    };
+    let replies = match replies {
+        Replies::Ahead => FLAG_REPLIED_AHEAD,
+        Replies::Together => 0,
+    };
+    power | replies | if settled { FLAG_SETTLED } else { 0 }
+}
+
+fn flags_from(bits: u32) -> Result<(Flags, Evidence), Fault> {
     if bits & !ALL_FLAGS != 0 {
         return Err(Fault::Contradiction("it has flags that this program does not know"));
     }
-    Ok(Flags {
+    let power = match (bits & FLAG_PROCESS_DIED != 0, bits & FLAG_POWER_LOST != 0) {
+        (false, false) => Power::SameRun,
+        (true, false) => Power::SameBoot,
+        (false, true) => Power::Lost,
+        (true, true) => return Err(Fault::Contradiction("only the process died, and power was lost")),
+    };
+    let flags = Flags {
         fresh: bits & FLAG_FRESH != 0,
         consistent: bits & FLAG_CONSISTENT != 0,
         was_up_to_date: bits & FLAG_WAS_UP_TO_DATE != 0,
         crashed_primary: bits & FLAG_CRASHED_PRIMARY != 0,
         entitled: bits & FLAG_ENTITLED != 0,
-    })
+    };
+    let replies = if bits & FLAG_REPLIED_AHEAD == 0 { Replies::Together } else { Replies::Ahead };
+    Ok((flags, Evidence { power, settled: bits & FLAG_SETTLED != 0, replies }))
 }

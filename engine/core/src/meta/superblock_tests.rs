@@ -7,13 +7,14 @@ use super::{
     geometry::Geometry,
     header::{CopyId, Fault},
     layout::{Layout, SUPERBLOCK_BYTES},
-    superblock::{Flags, PeerRecord, Superblock, decode, encode},
+    superblock::{Evidence, Flags, PeerRecord, Superblock, decode, encode},
     superblock_pair::{Expectations, OpenError, Opened, SuperblockPair},
 };
 use crate::{
     generation::{
         history::{HISTORY_CAPACITY, History, Window},
         record::Standing,
+        view::{Power, Replies},
     },
     ids::{
         AttachCounter, BootId, ClusterId, Generation, GenerationId, InstanceId, MAX_PEERS, NodeId, PeerIndex,
@@ -41,6 +42,7 @@ fn replica(age: u64) -> Superblock {
         standing: Standing::Behind(Window { base: generation(1 + node).id, offered: generation(age + 2).id }),
         outdated_confirmed: age % 2 == 1,
         attach_counter_seen: AttachCounter(age + node),
+        attach_counter_shown: AttachCounter(age),
     };
     let mut peers = [None; MAX_PEERS];
     peers[0] = Some(record(0x51));
@@ -62,6 +64,11 @@ fn replica(age: u64) -> Superblock {
             was_up_to_date: age.is_multiple_of(2),
             entitled: true,
             ..Flags::default()
+        },
+        evidence: Evidence {
+            power: if age.is_multiple_of(2) { Power::SameBoot } else { Power::Lost },
+            settled: age.is_multiple_of(3),
+            replies: if age.is_multiple_of(4) { Replies::Together } else { Replies::Ahead },
         },
         peers,
     }
@@ -111,12 +118,12 @@ fn golden_bytes() {
         (240, "59100000000000000000000000000000"), // instance
         (256, "0300000000000000 80841e0000000000 0000000000000000"), // counter, clock, clean
         (280, "0400000000000000 0d0d0c0c0b0b0a0a"), // highest term
-        (296, "16000000 02000000 00000000000000000000000000000000"), // flags, ancestors, toward
+        (296, "56010000 02000000 00000000000000000000000000000000"), // flags, ancestors, toward
         (320, "edfe000000000000 0400000000000000 0400000000000000 0d0d0c0c0b0b0a0a"), // head
         (352, "5100000000000000 edfe0000000000005200000000000000 edfe0000000000000400000000000000"),
-        (392, "5300000000000000 00000000"), // counter seen, flags
+        (392, "5300000000000000 00000000 00000000 0200000000000000"), // counter seen, flags, counter shown
         (416, "5200000000000000 edfe0000000000005300000000000000 edfe0000000000000400000000000000"),
-        (456, "5400000000000000 00000000"),
+        (456, "5400000000000000 00000000 00000000 0200000000000000"),
         (1024, "edfe000000000000 0300000000000000 0300000000000000 0d0d0c0c0b0b0a0a"), // newest ancestor
         (1056, "edfe000000000000 0200000000000000 0200000000000000 0d0d0c0c0b0b0a0a"),
     ];
@@ -133,7 +140,7 @@ fn golden_bytes() {
 }
 
 /// Computed by another program from the bytes above.
-const GOLDEN_CRC: u32 = 0xFD8DAA42;
+const GOLDEN_CRC: u32 = 0x31E5450A;
 
 /// D3 and O10: whatever a crash leaves of an update, the old or the new state opens, and the next update works
 /// from there and survives its own crash.
@@ -344,7 +351,7 @@ fn expectations_are_enforced() {
 fn d5_contradictions_are_refused() {
     let good = encode(&replica(2), CopyId::A, 7);
     type Spoil = (&'static str, usize, &'static [u8]);
-    let spoils: [Spoil; 16] = [
+    let spoils: [Spoil; 18] = [
         ("feature", 64, &[1]),
         ("division", 72, &[1]),
         ("division", 80, &[3]),
@@ -356,7 +363,9 @@ fn d5_contradictions_are_refused() {
         ("half a term", 280, &[0; 8]),
         ("fresh", 296, &[0x17]),
         ("not consistent", 296, &[0x14]),
-        ("flags", 296, &[0x36]),
+        ("flags", 296, &[0x16, 0x02]),
+        ("power was lost", 296, &[0xD6, 0x00]),
+        ("not reached", 408, &[4]),
         ("too long", 300, &[65]),
         ("half a generation", 320, &[0; 16]),
         ("own peer", 352, &[0x0D, 0x0D, 0x0C, 0x0C, 0x0B, 0x0B, 0x0A, 0x0A]),
@@ -367,7 +376,7 @@ fn d5_contradictions_are_refused() {
         ("in sync that is behind", 400, &[2]),
         ("half a window", 360, &[0; 16]),
         ("a peer has flags", 400, &[4]),
-        ("reserved", 404, &[1]),
+        ("reserved bytes of a peer", 404, &[1]),
         ("without a dirty bitmap", 480, &[1]),
         ("not a chain", 1032, &[4]),
         ("no id", 1056, &[0; 32]),
@@ -417,7 +426,7 @@ fn any_superblock() -> impl Strategy<Value = Superblock> {
         proptest::option::of(any_id()),
     );
     let numbers = (0..HISTORY_CAPACITY as u64 + 2, 0..MAX_PEERS, 1..u64::MAX, any::<u64>(), any::<u64>());
-    (ids, numbers, any::<[bool; 7]>()).prop_map(|(ids, (age, peers, counter, clock, term), bits)| {
+    (ids, numbers, any::<[bool; 8]>()).prop_map(|(ids, (age, peers, counter, clock, term), bits)| {
         let mut superblock = replica(age.saturating_sub(1));
         superblock.cluster = ids.0.map(ClusterId);
         superblock.volume = ids.1.map(VolumeId);
@@ -440,6 +449,7 @@ fn any_superblock() -> impl Strategy<Value = Superblock> {
                 },
                 outdated_confirmed: bits[2],
                 attach_counter_seen: AttachCounter(term),
+                attach_counter_shown: AttachCounter(counter / 2),
             })
         });
         if age == 0 {
@@ -452,6 +462,12 @@ fn any_superblock() -> impl Strategy<Value = Superblock> {
             was_up_to_date: bits[4] && bits[5],
             crashed_primary: bits[6],
             entitled: bits[1],
+        };
+        superblock.evidence = Evidence {
+            power: [Power::SameRun, Power::SameBoot, Power::Lost]
+                [usize::from(bits[2]) + usize::from(bits[6])],
+            settled: bits[7],
+            replies: if bits[3] { Replies::Ahead } else { Replies::Together },
         };
         superblock
     })

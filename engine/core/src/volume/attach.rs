@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     generation::view::Power,
-    ids::{PeerIndex, Sequence, Timestamp},
+    ids::{AttachCounter, ClusterId, NodeId, PeerIndex, Sequence, Timestamp, VolumeId},
     meta::{
         activity_log::ActivityLog,
         dirty_bitmap::{DirtyBitmap, Loader},
@@ -49,6 +49,22 @@ pub struct FileFacts {
     pub meta_bytes: u64,
     /// Length of the data.
     pub data_bytes: u64,
+    /// What the state directory remembers.
+    pub remembered: Remembered,
+}
+
+/// What a node keeps about a volume outside its metadata, so that other or older metadata are found and refused (D2,
+/// D6). Only what is stable in the metadata belongs there: see [`Volume::stable_superblock`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Remembered {
+    /// The cluster, once agreed.
+    pub cluster: Option<ClusterId>,
+    /// The volume, once agreed.
+    pub volume: Option<VolumeId>,
+    /// The node id of the metadata.
+    pub node: Option<NodeId>,
+    /// The attach counter.
+    pub attach_counter: Option<AttachCounter>,
 }
 
 /// How far the reading is.
@@ -106,8 +122,8 @@ impl Volume {
             store: None,
             role: Role::Secondary,
             disk: DiskState::Diskless,
-            power: Power::Lost,
             suspended: None,
+            generation_due: false,
             promotion: None,
             promotion_waiters: Vec::new(),
             demotion: None,
@@ -135,6 +151,7 @@ impl Volume {
             confirming: Vec::new(),
             attached_at: now,
             minute: (now, Sequence::ZERO),
+            quiescing: Vec::new(),
             withheld: Vec::new(),
             parked: std::collections::VecDeque::new(),
             let_through: std::collections::VecDeque::new(),
@@ -185,6 +202,9 @@ impl Volume {
                 let expectations = Expectations {
                     metadata_bytes: files.meta_bytes,
                     data_bytes: Some(files.data_bytes),
+                    cluster: files.remembered.cluster,
+                    volume: files.remembered.volume,
+                    node: files.remembered.node,
                     ..Expectations::default()
                 };
                 let stride = usize::try_from(REGIONS_START / 2).expect("64 KiB");
@@ -200,6 +220,17 @@ impl Volume {
                     self.notice(Notice::MetadataDamaged(format!("one copy of the superblock: {fault}")));
                 }
                 let Opened { pair, .. } = opened;
+                let found = pair.current().attach_counter;
+                if let Some(remembered) = files.remembered.attach_counter.filter(|&counter| found < counter) {
+                    may_be_old = true;
+                    let text = format!(
+                        "an older state was put back (attach {found}, and {remembered} was reached here): every block \
+                         will be compared",
+                        found = found.0,
+                        remembered = remembered.0
+                    );
+                    self.notice(Notice::MetadataDamaged(text));
+                }
                 let region = pair.current().layout.log().bytes();
                 self.read_meta(ByteSpan { offset: region.start, len: region.end - region.start });
                 Step::Log(Box::new(pair))
@@ -238,7 +269,7 @@ impl Volume {
             Step::Stabilising => panic!("nothing is read after the bitmaps"),
         };
         let left = match (&self.store, left) {
-            (Some(_), None) => Some(self.begin_run(may_be_old, both_good)),
+            (Some(_), None) => Some(self.begin_run(files.remembered, may_be_old, both_good)),
             (_, left) => left,
         };
         Ok(Opening { files, step, left, may_be_old, both_good })
@@ -258,7 +289,7 @@ impl Volume {
     }
 
     /// Takes account of what the last run left, before anything of it is overwritten.
-    fn begin_run(&mut self, may_be_old: bool, both_good: bool) -> Left {
+    fn begin_run(&mut self, remembered: Remembered, may_be_old: bool, both_good: bool) -> Left {
         let run = self.run;
         let store = self.store_mut();
         let superblock = store.superblock();
@@ -269,28 +300,23 @@ impl Volume {
             .boot_clock_nanos
             .checked_sub(superblock.counted_at_boot_nanos)
             .is_some_and(|elapsed| elapsed < RESUME_WITHIN_NANOS);
-        let left = Left {
-            may_resume: flags.crashed_primary && same_boot && recently && both_good,
-            sure: both_good && flags.was_up_to_date && flags.entitled && (clean || same_boot),
-        };
         // What the kernel's cache shows is what the media have if the last run ended well, or if the kernel has been
         // booted since. (That an earlier run met a failed flush may not have come as far as the metadata.)
         let booted_since = run.boot_clock_nanos < superblock.counted_at_boot_nanos;
         let reads_media = clean || booted_since || superblock.instance.is_none();
-        store.begin_run(run);
+        store.begin_run(run, remembered.attach_counter);
+        let lost = store.evidence().power == Power::Lost;
+        let left = Left {
+            may_resume: flags.crashed_primary && same_boot && !lost && recently && both_good,
+            sure: both_good && flags.was_up_to_date && flags.entitled && (clean || same_boot) && !lost,
+        };
         if may_be_old {
             // As a disk that was set back (D6): never a source, compared whole.
             store.invalidate();
         }
-        self.power = if clean {
-            Power::SameRun
-        } else if same_boot {
-            Power::SameBoot
-        } else {
-            Power::Lost
-        };
         // G7: what the crash left open may differ on every peer; its bits are stable before the log lets go.
         self.store_mut().replay_log();
+        self.store_mut().mark_unbelievable();
         self.store_mut().after_bitmaps(Then::Attached);
         self.reads_media = reads_media;
         left
@@ -315,8 +341,8 @@ impl Volume {
         let flags = self.store().flags();
         let alone = self.peers.is_empty();
         if alone && flags.fresh {
-            let id = self.entropy.next_id();
-            self.store_mut().make_first_generation(id);
+            let (id, replies) = (self.entropy.next_id(), self.replies());
+            self.store_mut().make_first_generation(id, replies);
         }
         let good = flags.consistent || alone;
         let disk = match (good, left.sure || alone) {

@@ -435,7 +435,8 @@ impl Volume {
         }
         let request = self.requests.remove(key).expect("was just there");
         self.inflight_bytes -= request.bytes;
-        let error = if self.role == Role::Primary { RequestError::Io } else { RequestError::Shutdown };
+        let stays = self.role == Role::Primary && !self.is_demoting();
+        let error = if stays { RequestError::Io } else { RequestError::Shutdown };
         if request.client == super::verify::REPAIR_CLIENT {
             self.on_repaired(request.id);
             return;

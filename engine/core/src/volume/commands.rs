@@ -7,9 +7,15 @@ use super::{
     peer::Session,
     store::Then,
     volume::{Broken, Stage, Volume},
-    wire::Frame,
+    wire::{DiscardRefusal, Frame},
 };
-use crate::ids::PeerIndex;
+use crate::{
+    generation::{
+        decide::decide,
+        verdict::{Clause, Refusal, Side, Verdict},
+    },
+    ids::PeerIndex,
+};
 
 impl Volume {
     pub(crate) fn on_command(&mut self, id: CommandId, command: OperatorCommand) {
@@ -104,9 +110,90 @@ impl Volume {
             self.answer(id, Err("this node is primary; make it secondary before its changes are discarded"));
             return;
         }
+        if !self.can_resolve(peer, discard) {
+            let why =
+                "there is nothing to resolve with this peer: no split brain was found on this connection";
+            self.answer(id, Err(why));
+            return;
+        }
+        if discard == Discard::Peers && self.peer(peer).discarding.is_some() {
+            self.answer(id, Err("the peer has been asked already and has not answered"));
+            return;
+        }
         self.peer_mut(peer).resolve = Some(discard);
         self.report_again(peer);
-        self.answer(id, Ok(()));
+        match discard {
+            Discard::Own => self.answer(id, Ok(())),
+            Discard::Peers => {
+                self.peer_mut(peer).discarding = Some(id);
+                self.send(peer, Channel::Control, Frame::Discard);
+            }
+        }
+    }
+
+    /// Whether the verdict with this peer is one that an operator ends by giving up that copy (G6).
+    fn can_resolve(&self, peer: PeerIndex, discard: Discard) -> bool {
+        let Some(comparing) = self.peer(peer).comparing() else { return false };
+        let Some((_, theirs)) = &comparing.theirs else { return false };
+        let unfit = match discard {
+            Discard::Own => Side::Mine,
+            Discard::Peers => Side::Theirs,
+        };
+        match decide(&comparing.own_view, theirs) {
+            Verdict::SplitBrain { .. } | Verdict::Unrelated { .. } => true,
+            Verdict::Refused(Refusal::UnfitButAhead(side)) => side == unfit,
+            Verdict::Refused(Refusal::BothDiscarded) | Verdict::Resync { clause: Clause::Discarded, .. } => {
+                true
+            }
+            Verdict::NoSync
+            | Verdict::FreshPair { .. }
+            | Verdict::NoCopy(_)
+            | Verdict::Resync { .. }
+            | Verdict::Refused(_) => false,
+        }
+    }
+
+    /// The operator has chosen the peer's copy there; the checks are those of the same order given here.
+    pub(crate) fn on_discard(&mut self, peer: PeerIndex) -> Result<(), Broken> {
+        let refusal = if self.role == Role::Primary {
+            Some(DiscardRefusal::IAmPrimary)
+        } else if !self.can_resolve(peer, Discard::Own) {
+            Some(DiscardRefusal::NothingToResolve)
+        } else {
+            self.peer_mut(peer).resolve = Some(Discard::Own);
+            self.report_again(peer);
+            None
+        };
+        self.send(peer, Channel::Control, Frame::DiscardAnswer(refusal));
+        Ok(())
+    }
+
+    pub(crate) fn on_discard_answer(
+        &mut self,
+        peer: PeerIndex,
+        refusal: Option<DiscardRefusal>,
+    ) -> Result<(), Broken> {
+        let Some(id) = self.peer_mut(peer).discarding.take() else {
+            return Err(Broken("an answer to a discard that was not asked for"));
+        };
+        let result = match refusal {
+            None => Ok(()),
+            Some(DiscardRefusal::IAmPrimary) => {
+                Err("the peer is primary; make it secondary before its changes are discarded")
+            }
+            Some(DiscardRefusal::NothingToResolve) => Err("the peer has nothing to resolve with this node"),
+        };
+        if result.is_err() {
+            self.peer_mut(peer).resolve = None;
+        }
+        self.answer(id, result);
+        Ok(())
+    }
+
+    pub(crate) fn on_discard_peer_gone(&mut self, peer: PeerIndex) {
+        if let Some(id) = self.peer_mut(peer).discarding.take() {
+            self.answer(id, Err("the connection was lost before the peer had answered; try again"));
+        }
     }
 
     fn invalidate(&mut self, id: CommandId) {

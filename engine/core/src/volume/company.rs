@@ -16,11 +16,7 @@ use super::{
     volume::Volume,
 };
 use crate::{
-    generation::{
-        course::Course,
-        verdict::Verdict,
-        view::{self, Bond},
-    },
+    generation::{course::Course, verdict::Verdict, view::Bond},
     ids::PeerIndex,
 };
 
@@ -147,9 +143,8 @@ impl Volume {
             if self.is_target() {
                 return false;
             }
-            let id = self.entropy.next_id();
-            self.store_mut().make_first_generation(id);
-            self.power = view::Power::SameRun;
+            let (id, replies) = (self.entropy.next_id(), self.replies());
+            self.store_mut().make_first_generation(id, replies);
             // Who has agreed to take ours can still do that; who wants to give us another cannot.
             for other in self.peer_indices() {
                 let offers = |starting: &Starting| starting.leader && starting.begun;

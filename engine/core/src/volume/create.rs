@@ -3,14 +3,17 @@
 use bytes::Bytes;
 
 use crate::{
-    generation::history::History,
+    generation::{
+        history::History,
+        view::{Power, Replies},
+    },
     ids::{AttachCounter, ClusterId, Generation, GenerationId, MAX_PEERS, NodeId, PeerIndex, Term, VolumeId},
     meta::{
         activity_log::ActivityLog,
         dirty_bitmap::DirtyBitmap,
         geometry::Geometry,
         layout::{Layout, LayoutError},
-        superblock::{Flags, Superblock},
+        superblock::{Evidence, Flags, Superblock},
         superblock_pair::SuperblockPair,
     },
 };
@@ -81,6 +84,8 @@ pub fn create(spec: &CreateSpec) -> Result<Vec<Vec<(u64, Bytes)>>, LayoutError> 
             crashed_primary: false,
             entitled: good,
         },
+        // Nothing was replied to under this head, and what was adopted is as stable as its owner left it.
+        evidence: Evidence { power: Power::SameRun, settled: true, replies: Replies::Together },
         peers: [const { None }; MAX_PEERS],
     };
     let (_, [first, second]) = SuperblockPair::create(superblock);

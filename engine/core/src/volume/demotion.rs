@@ -32,8 +32,6 @@ pub(crate) struct Demotion {
 enum DemotionStage {
     /// What is in flight is answered and made stable.
     Draining,
-    /// What this node followed is made stable.
-    Flushing,
     /// The record is on its way to stable media.
     Recording,
     /// The entitlement is handed over to a peer.
@@ -89,11 +87,10 @@ impl Volume {
                 // stable.
                 let issued = self.log.issued();
                 self.want_stable(issued);
-                if !self.is_applying() && self.log.stable_everywhere() >= issued {
-                    let tag = self.tag(Purpose::ShutdownFlush);
-                    self.out.push(Action::Flush { tag });
-                    self.demotion.as_mut().expect("just looked at").stage = DemotionStage::Flushing;
+                if self.log.stable_everywhere() < issued {
+                    return;
                 }
+                self.record_demotion();
                 return;
             }
         }
@@ -117,14 +114,6 @@ impl Volume {
     fn record_demotion(&mut self) {
         self.store_mut().after_commit(Then::Demoted);
         self.demotion.as_mut().expect("a demotion is under way").stage = DemotionStage::Recording;
-    }
-
-    /// What a secondary had applied is stable: it may leave.
-    pub(crate) fn on_shutdown_flush_done(&mut self, result: Result<(), DiskError>) {
-        match result {
-            Ok(()) => self.record_demotion(),
-            Err(error) => self.fail_disk(Failure::Flush(error)),
-        }
     }
 
     pub(crate) fn on_demoted(&mut self) {
@@ -174,12 +163,29 @@ impl Volume {
         }
     }
 
+    /// Leaves every peer, so that nothing comes any more, and makes stable what came.
     fn close_cleanly(&mut self) {
         // What was held when the role ended is in the activity log until it is stable.
         let issued = self.log.issued();
         self.want_stable(issued);
-        self.store_mut().after_quiet(Then::Quiet);
         self.demotion.as_mut().expect("a shutdown is under way").stage = DemotionStage::Closing;
+        for peer in self.peer_indices() {
+            self.send(peer, Channel::Control, Frame::Leave);
+            self.close_link(peer, "the node leaves");
+        }
+        self.flush_followed(Purpose::ClosingFlush);
+    }
+
+    /// Whether this node takes leave of its peers: no link is of use any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(&self.demotion, Some(demotion) if demotion.stage == DemotionStage::Closing)
+    }
+
+    pub(crate) fn on_closing_flush_done(&mut self, result: Result<(), DiskError>) {
+        match result {
+            Ok(()) => self.store_mut().after_quiet(Then::Quiet),
+            Err(error) => self.fail_disk(Failure::Flush(error)),
+        }
     }
 
     /// Nothing is open any more, on stable media: now the record may say so.
@@ -189,10 +195,6 @@ impl Volume {
     }
 
     pub(crate) fn on_closed_cleanly(&mut self) {
-        for peer in self.peer_indices() {
-            self.send(peer, Channel::Control, Frame::Leave);
-            self.close_link(peer, "the node leaves");
-        }
         self.stage = Stage::Closed;
         let id = self.demotion.take().and_then(|demotion| demotion.id);
         self.answer_maybe(id, Ok(()));

@@ -64,6 +64,8 @@ impl Volume {
         let before = self.disk;
         self.set_disk(DiskState::Failed);
         self.cancel_promotion(OWN_DISK_FAILED);
+        // No generation is made on this disk any more.
+        self.generation_due = false;
         self.resumption = None;
         self.end_verify(Err(OWN_DISK_FAILED));
         if self.store.is_none() {

@@ -35,7 +35,7 @@ use super::{
     survivors::Kept,
     verify::Question,
     volume::{Broken, Volume},
-    wire::Frame,
+    wire::{Frame, Retained},
 };
 use crate::ids::{ClusterId, Generation, PeerIndex, Sequence, VolumeId};
 
@@ -78,7 +78,7 @@ pub(crate) enum Phase {
     /// `Finish` is sent.
     Asking,
     /// The source counts us; its head is to be taken once everything up to `after` is stable.
-    Taking { after: Sequence, head: Generation, ancestors: Vec<Generation>, committing: bool },
+    Taking { after: Sequence, head: Generation, ancestors: Vec<Generation>, kept: Retained, committing: bool },
     /// In sync.
     InSync,
 }
@@ -365,12 +365,13 @@ impl Volume {
         after: Sequence,
         head: Generation,
         ancestors: Vec<Generation>,
+        kept: Retained,
     ) -> Result<(), Broken> {
         let following = self.following_mut(peer)?;
         if !matches!(following.phase, Phase::Asking) {
             return Err(Broken("counted without having asked"));
         }
-        following.phase = Phase::Taking { after, head, ancestors, committing: false };
+        following.phase = Phase::Taking { after, head, ancestors, kept, committing: false };
         self.advance_follower_flush(peer);
         Ok(())
     }
@@ -380,17 +381,17 @@ impl Volume {
         let Some(link) = self.peer(peer).link else { return };
         let Ok(following) = self.following_mut(peer) else { return };
         let stable = following.stable;
-        let Phase::Taking { after, head, ancestors, committing } = &mut following.phase else { return };
+        let Phase::Taking { after, head, ancestors, kept, committing } = &mut following.phase else { return };
         if *committing || stable < *after {
             return;
         }
         *committing = true;
-        let (head, ancestors) = (*head, std::mem::take(ancestors));
+        let (head, ancestors, kept) = (*head, std::mem::take(ancestors), *kept);
         // Of a fresh pair the proposer had no ids yet when it said hello; they follow from its generation.
         let oldest = ancestors.last().unwrap_or(&head).id;
         let (cluster, volume) = self.peer(peer).identity.unwrap_or((ClusterId(oldest.0), VolumeId(oldest.0)));
         self.store_mut().set_identity(cluster, volume);
-        if self.store_mut().take_head(peer, head, ancestors).is_err() {
+        if self.store_mut().take_head(peer, head, ancestors, kept).is_err() {
             self.close_link(peer, "a malformed history");
             return;
         }

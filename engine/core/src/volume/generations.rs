@@ -1,11 +1,17 @@
 //! New generations (G1, G2), and what happens when a peer is lost (W6).
 //!
 //! ```text
-//!   counted peer lost, or promotion
-//!     └> answers withheld ─> new head stable here ─> offered to every peer in sync ─> adopted by all ─> answers go on
+//!   counted peer lost: answers withheld ─> own data stable ─┐
+//!   promotion: own data stable already ─────────────────────┴> new head stable here ─> offered to every peer in sync
+//!     ─> stable there, data first ─> adopted by all ─> answers go on
 //! ```
 //!
-//! A peer that is lost on the way begins the same again, with another generation.
+//! A peer that is lost on the way begins the same again, with another generation. That a generation is due is
+//! remembered until it is made, also when the peer is back by then: it may have our head. A generation never names
+//! data that a power loss can take back, so the data are flushed first, on either side.
+//!
+//! A target that was counted and has not finished may be about to take the head of before; its resync is given up
+//! rather than that the head changes between the two (R6).
 //!
 //! Windows (G5): a peer in sync has none. When a generation begins, each peer without one gets a window from
 //! the old head; one that is in sync is offered the new head, which from then on it may have taken or not, and
@@ -13,44 +19,103 @@
 
 use super::{
     Role,
-    config::OnPeerLoss,
-    io::{Channel, Notice},
+    config::{OnPeerLoss, Protocol},
+    disk_failure::Failure,
+    io::{Action, Channel, DiskError, LinkId, Notice},
     lead::Phase as LeadPhase,
+    operation::Purpose,
     peer::{Session, Told},
     status::Suspended,
     store::Then,
     volume::{Broken, Volume},
     wire::Frame,
 };
-use crate::ids::{Generation, GenerationId, PeerIndex, Term};
+use crate::{
+    generation::view::Replies,
+    ids::{Generation, GenerationId, PeerIndex, Term},
+};
 
 impl Volume {
-    /// Begins a new generation in the current term; answers are withheld until every peer in sync has it.
+    /// How writes are replied to under the generations that this node makes.
+    pub(crate) fn replies(&self) -> Replies {
+        match self.config.protocol {
+            Protocol::A => Replies::Ahead,
+            Protocol::B | Protocol::C => Replies::Together,
+        }
+    }
+
+    /// A peer that may have our head is lost: no answer before a new generation is stable (G1, W6).
+    fn require_generation(&mut self) {
+        if self.suspended == Some(Suspended::Deposed) || self.generation_due {
+            return;
+        }
+        self.generation_due = true;
+        self.suspended = Some(Suspended::NewGeneration);
+        let tag = self.tag(Purpose::GenerationFlush);
+        self.out.push(Action::Flush { tag });
+    }
+
+    pub(crate) fn on_generation_flush_done(&mut self, result: Result<(), DiskError>) {
+        if let Err(error) = result {
+            self.fail_disk(Failure::Flush(error));
+            return;
+        }
+        // The role may have ended meanwhile, or the disk have failed since: then nobody is answered under this head.
+        let due = std::mem::take(&mut self.generation_due);
+        if due && self.role == Role::Primary && self.suspended == Some(Suspended::NewGeneration) {
+            self.begin_generation();
+        }
+    }
+
+    /// Begins a new generation in the current term; the own data are stable, and answers are withheld until every
+    /// peer in sync has it.
     pub(crate) fn begin_generation(&mut self) {
         assert_eq!(self.role, Role::Primary, "only a primary makes generations (G1)");
+        self.suspended = Some(Suspended::NewGeneration);
+        // So that the loss of those that are given up now asks for no other one.
+        self.generation_due = true;
+        self.give_up_counting();
+        self.generation_due = false;
         let term = self.store().term().expect("a primary has a term");
         let new = Generation { id: GenerationId(self.entropy.next_id()), term };
         let in_sync: Vec<PeerIndex> =
             self.peer_indices().filter(|&peer| self.peer(peer).is_in_sync()).collect();
-        self.store_mut().begin_generation(new, &in_sync);
-        self.suspended = Some(Suspended::NewGeneration);
+        let replies = self.replies();
+        self.store_mut().begin_generation(new, &in_sync, replies);
         for peer in self.peer_indices() {
             self.peer_mut(peer).offered = None;
         }
         self.store_mut().after_commit(Then::GenerationStable(new.id));
+        // Reports that are out name the head of before. A session that has begun is told at its end.
+        for peer in self.peer_indices() {
+            if !matches!(self.session(peer), Session::Starting(starting) if starting.begun) {
+                self.report_again(peer);
+            }
+        }
+    }
+
+    /// Ends every resync whose target is counted and has not taken the head yet: the head is about to change.
+    fn give_up_counting(&mut self) {
+        for peer in self.peer_indices() {
+            if matches!(self.session(peer), Session::Leading(leading) if leading.phase == LeadPhase::Counting)
+            {
+                self.close_link(peer, "a new generation begins at the end of its resync");
+            }
+        }
     }
 
     /// The new head is stable here: offer it.
     pub(crate) fn on_generation_stable(&mut self, id: GenerationId) {
-        let Some(head) = self.store().head() else { return };
-        if head.id != id || self.role != Role::Primary {
+        let Some(generation) = self.store().head() else { return };
+        if generation.id != id || self.role != Role::Primary {
             return;
         }
         self.tell_word_before_offer();
+        let replies = self.store().evidence().replies;
         for peer in self.peer_indices() {
             if self.peer(peer).is_in_sync() {
                 self.peer_mut(peer).offered = Some(id);
-                self.send(peer, Channel::Control, Frame::Offer(head));
+                self.send(peer, Channel::Control, Frame::Offer { generation, replies });
             }
         }
         self.resume_answers();
@@ -65,6 +130,7 @@ impl Volume {
         };
         if !may_end
             || !self.is_served()
+            || self.generation_due
             || self.store().is_head_unstable()
             || self.peers.iter().any(|peer| peer.offered.is_some())
         {
@@ -82,7 +148,12 @@ impl Volume {
     }
 
     /// A primary offers its new head to this node, which must be in sync with it (G2).
-    pub(crate) fn on_offer(&mut self, peer: PeerIndex, generation: Generation) -> Result<(), Broken> {
+    pub(crate) fn on_offer(
+        &mut self,
+        peer: PeerIndex,
+        generation: Generation,
+        replies: Replies,
+    ) -> Result<(), Broken> {
         let seen = self.store().term();
         if seen.is_some_and(|seen| seen > generation.term) {
             return Err(Broken("a generation of a term that has passed"));
@@ -104,8 +175,8 @@ impl Volume {
         self.cancel_promotion("the peer became primary");
         self.obey(peer);
         let link = self.peer(peer).link.expect("a frame came on it");
-        self.store_mut().adopt_generation(peer, generation);
-        self.store_mut().after_commit(Then::OfferAdopted { peer, link, id: generation.id });
+        self.peer_mut(peer).taking = Some(generation.id);
+        self.flush_followed(Purpose::OfferFlush { peer, link, generation, replies });
         Ok(())
     }
 
@@ -126,6 +197,29 @@ impl Volume {
                 self.close_link(other, "a new generation begins without that node");
             }
         }
+    }
+
+    /// What this node has is stable: now it may take the offered head.
+    pub(crate) fn on_offer_flush_done(
+        &mut self,
+        peer: PeerIndex,
+        link: LinkId,
+        generation: Generation,
+        replies: Replies,
+        result: Result<(), DiskError>,
+    ) {
+        if let Err(error) = result {
+            self.fail_disk(Failure::Flush(error));
+            return;
+        }
+        // A later offer on the same link stands for this one too.
+        if self.peer(peer).link != Some(link) || self.peer(peer).taking != Some(generation.id) {
+            return;
+        }
+        self.peer_mut(peer).taking = None;
+        self.give_up_counting();
+        self.store_mut().adopt_generation(peer, generation, replies);
+        self.store_mut().after_commit(Then::OfferAdopted { peer, link, id: generation.id });
     }
 
     /// The peer has the new head, durably.
@@ -166,6 +260,7 @@ impl Volume {
         state.link = None;
         state.session = Session::Down;
         state.offered = None;
+        state.taking = None;
         state.told = None;
         state.word = None;
         state.word_sent = None;
@@ -174,13 +269,14 @@ impl Volume {
         self.on_confirmation_peer_gone(peer);
         self.on_promotion_peer_gone(peer);
         self.on_yield_peer_gone(peer);
+        self.on_discard_peer_gone(peer);
         self.ask_reads_again();
         if self.is_diskless() {
             return;
         }
         if self.role == Role::Primary {
             if was_counted || was_offered {
-                self.begin_generation();
+                self.require_generation();
             } else {
                 self.resume_answers();
             }

@@ -5,11 +5,7 @@
 //!     Hello ──────────────────────────────────> <── Hello
 //!     Report 1 ───────────────────────────────> <── Report 1
 //!     Agree(1,1,verdict) ─────────────────────> <── Agree(1,1,mirror)
-//!     window stable
-//!     Begin ─────────────────────────────────>
-//!                                               flushed, bits stable, then Inconsistent stable
-//!     <──────────────────────────────────────── Ready
-//!     Start (data), Runs (resync) ───────────>
+//!     Begin ─────────────────────────────────>     (see `start`)
 //! ```
 //!
 //! A report is a snapshot. When it stops being true before the end of the handshake, a new one with a higher
@@ -18,29 +14,22 @@
 
 use super::{
     DiskState, Role,
-    config::Protocol,
-    disk_failure::Failure,
-    follow,
-    io::{Action, Channel, DiskError, LinkId, Notice},
-    lead,
-    operation::Purpose,
+    io::{Channel, Notice},
     operator::Discard,
     peer::{Comparing, Session, Starting, Told},
-    pull::Pulling,
     status::Suspended,
-    store::Then,
     volume::{Broken, Volume},
     wire::{Frame, Hello, PROTOCOL_VERSION},
 };
 use crate::{
     generation::{
         course::{Course, course},
-        decide::decide,
+        decide::{decide, must_suspend, was_set_back},
         record::Dirty,
         verdict::{Extent, Names, Side, Verdict, Which},
-        view::{self, Copy, NodeView, Replies, Unsettled, Wish},
+        view::{self, Copy, NodeView, Unsettled, Wish},
     },
-    ids::{PeerIndex, Term},
+    ids::{AttachCounter, PeerIndex, Term},
 };
 
 impl Volume {
@@ -129,15 +118,12 @@ impl Volume {
             copy,
             history: store.history().clone(),
             role,
-            power: self.power,
-            replies: match self.config.protocol {
-                Protocol::A => Replies::Ahead,
-                Protocol::B | Protocol::C => Replies::Together,
-            },
+            power: store.evidence().power,
+            replies: store.evidence().replies,
             // The activity log was replayed into bits at attach, and the loss of the last link put what was
             // not stable there into bits too.
             unsettled: Unsettled::Nothing,
-            attach: store.attach_counter(),
+            attach: store.shown_counter(peer),
             highest_term: store.term(),
             wish,
             record: store.record_for_view(peer),
@@ -179,9 +165,13 @@ impl Volume {
         number: u32,
         view: Box<NodeView>,
     ) -> Result<(), Broken> {
+        let mut had_begun = false;
         let comparing = match std::mem::replace(&mut self.peer_mut(peer).session, Session::Down) {
             Session::Comparing(comparing) => comparing,
-            Session::Starting(starting) => Box::new(starting.comparing),
+            Session::Starting(starting) => {
+                had_begun = starting.begun;
+                Box::new(starting.comparing)
+            }
             Session::Apart(apart) => Box::new(apart.comparing),
             other @ (Session::Down | Session::Greeting | Session::Leading(_) | Session::Following(_)) => {
                 self.peer_mut(peer).session = other;
@@ -201,6 +191,7 @@ impl Volume {
         }
         let peer_node = comparing.peer_node;
         let mut comparing = comparing;
+        let suspends = must_suspend(&comparing.own_view, &view);
         comparing.theirs = Some((number, *view));
         comparing.concluded = None;
         self.peer_mut(peer).session = Session::Comparing(comparing);
@@ -215,6 +206,13 @@ impl Volume {
         if let Some(term) = term {
             self.note_term(term);
         }
+        if suspends {
+            self.depose();
+        }
+        if had_begun {
+            // What was begun may have changed what this node is.
+            self.report_again(peer);
+        }
         self.conclude(peer);
         Ok(())
     }
@@ -224,6 +222,11 @@ impl Volume {
         let Session::Comparing(comparing) = &mut self.peer_mut(peer).session else { return };
         let Some((theirs, view)) = &comparing.theirs else { return };
         if comparing.concluded.is_some() {
+            return;
+        }
+        if was_set_back(&comparing.own_view, view) {
+            let seen = view.record.seen;
+            self.on_set_back(peer, seen);
             return;
         }
         let verdict = decide(&comparing.own_view, view);
@@ -309,200 +312,16 @@ impl Volume {
         }
     }
 
-    /// The leader makes its own data stable: from the moment at which the peer's copy may be overwritten this one
-    /// is the only one that has what was acknowledged while both had it (found by the simulator).
-    pub(crate) fn prepare_to_lead(&mut self, peer: PeerIndex) {
-        let link = self.peer(peer).link.expect("a handshake has a link");
-        let tag = self.tag(Purpose::LeadFlush { peer, link });
-        self.out.push(Action::Flush { tag });
-    }
-
-    /// The leader makes stable what the peer may have from now on, then begins.
-    pub(crate) fn on_lead_flush_done(
-        &mut self,
-        peer: PeerIndex,
-        link: LinkId,
-        result: Result<(), DiskError>,
-    ) {
-        if let Err(error) = result {
-            self.fail_disk(Failure::Flush(error));
-            return;
-        }
-        if self.peer(peer).link != Some(link) {
-            return;
-        }
-        let Session::Starting(starting) = &self.peer(peer).session else { return };
-        if !starting.leader || starting.begun {
-            return;
-        }
-        let verdict = starting.verdict;
-        let key = starting.comparing.theirs.as_ref().and_then(|(_, view)| view.history.key());
-        if !matches!(verdict, Verdict::FreshPair { .. }) {
-            self.store_mut().begin_supply(peer, key);
-        }
-        self.store_mut().after_commit(Then::LeaderReady { peer, link });
-    }
-
-    pub(crate) fn on_leader_ready(&mut self, peer: PeerIndex, link: LinkId) {
-        if self.peer(peer).link != Some(link) {
-            return;
-        }
-        let clean = self.store().dirty_blocks(peer) == 0;
-        let Session::Starting(starting) = &mut self.peer_mut(peer).session else { return };
-        if !starting.leader || starting.begun {
-            return;
-        }
-        if !starting.copy && !clean {
-            // A write came since the report: there is something to copy after all.
-            self.report_again(peer);
-            return;
-        }
-        self.send_begin(peer);
-    }
-
-    pub(crate) fn send_begin(&mut self, peer: PeerIndex) {
-        let Session::Starting(starting) = &mut self.peer_mut(peer).session else {
-            panic!("only what was agreed begins")
-        };
-        starting.begun = true;
-        let own = starting.comparing.own_number;
-        let theirs = starting.comparing.theirs.as_ref().expect("it was concluded from").0;
-        self.send(peer, Channel::Control, Frame::Begin { own, theirs });
-    }
-
-    /// Whether a leader has begun a session in which nothing may become dirty until the follower is ready.
-    pub(crate) fn is_holding_writes(&self) -> bool {
-        self.peers.iter().any(|peer| {
-            matches!(&peer.session, Session::Starting(starting)
-                if starting.leader && starting.begun && !starting.copy)
-        })
-    }
-
-    /// The leader begins: make stable what has to be, in order, then say so.
-    pub(crate) fn on_begin(&mut self, peer: PeerIndex, own: u32, theirs: u32) -> Result<(), Broken> {
-        let link = self.peer(peer).link.expect("a frame came on it");
-        let starting = match &mut self.peer_mut(peer).session {
-            Session::Starting(starting) => starting,
-            // Something has changed since, and a newer report says so: the leader will conclude again.
-            Session::Comparing(comparing) if comparing.own_number > theirs => return Ok(()),
-            Session::Apart(apart) if apart.comparing.own_number > theirs => return Ok(()),
-            Session::Down
-            | Session::Greeting
-            | Session::Comparing(_)
-            | Session::Leading(_)
-            | Session::Following(_)
-            | Session::Apart(_) => return Err(Broken("a begin that was not agreed")),
-        };
-        if starting.comparing.own_number > theirs {
-            return Ok(());
-        }
-        let current = starting.comparing.theirs.as_ref().map(|(number, _)| *number);
-        if starting.leader
-            || starting.begun
-            || starting.comparing.own_number != theirs
-            || current != Some(own)
-        {
-            return Err(Broken("a begin after something has changed"));
-        }
-        starting.begun = true;
-        if starting.fellows {
-            self.follow_fellow(peer);
-            self.send(peer, Channel::Control, Frame::Ready);
-            return Ok(());
-        }
-        let tag = self.tag(Purpose::StartFlush { peer, link });
-        self.out.push(Action::Flush { tag });
-        Ok(())
-    }
-
-    /// What this node had applied before is stable: mark what may differ, then that it is a target.
-    pub(crate) fn on_start_flush_done(
-        &mut self,
-        peer: PeerIndex,
-        link: LinkId,
-        result: Result<(), DiskError>,
-    ) {
-        if let Err(error) = result {
-            self.fail_disk(Failure::Flush(error));
-            return;
-        }
-        if self.peer(peer).link != Some(link) {
-            return;
-        }
-        let Session::Starting(starting) = &self.peer(peer).session else { return };
-        let full = matches!(starting.verdict, Verdict::Resync { extent: Extent::Full(_), .. });
-        if full && starting.copy {
-            self.store_mut().mark_all_dirty(peer, crate::ids::Sequence::ZERO);
-        }
-        self.store_mut().after_bitmaps(Then::FollowerMarked { peer, link });
-    }
-
-    /// The bits are stable: now the flag, and the generation toward which the copy goes.
-    pub(crate) fn on_follower_marked(&mut self, peer: PeerIndex, link: LinkId) {
-        if self.peer(peer).link != Some(link) {
-            return;
-        }
-        let Session::Starting(starting) = &self.peer(peer).session else { return };
-        let copy = starting.copy;
-        let (_, theirs) = starting.comparing.theirs.as_ref().expect("it was concluded from");
-        // Of a fresh pair the proposer has made its head only now; it comes with `Counted`.
-        if let Some(source) = theirs.history.head() {
-            self.store_mut().begin_follow(peer, source.id, copy);
-        }
-        if copy {
-            self.set_disk(DiskState::Inconsistent);
-        }
-        self.store_mut().after_commit(Then::FollowerReady { peer, link });
-    }
-
-    pub(crate) fn on_follower_ready(&mut self, peer: PeerIndex, link: LinkId) {
-        if self.peer(peer).link != Some(link) {
-            return;
-        }
-        let Session::Starting(starting) = &self.peer(peer).session else { return };
-        let copy = starting.copy;
-        let progress = starting.progress(self.store().dirty_bytes(peer), self.now);
-        let pulling = Pulling::new(copy, self.reads_media);
-        self.begin_following(peer, follow::Phase::Pulling(pulling), progress);
-        self.send(peer, Channel::Control, Frame::Ready);
-    }
-
-    /// The follower is ready: from now on it gets every write, and pulls what differs.
-    pub(crate) fn on_ready(&mut self, peer: PeerIndex) -> Result<(), Broken> {
-        let progress = match &self.peer(peer).session {
-            Session::Starting(starting) if starting.leader && starting.begun => {
-                starting.progress(self.store().dirty_bytes(peer), self.now)
-            }
-            Session::Down
-            | Session::Greeting
-            | Session::Comparing(_)
-            | Session::Starting(_)
-            | Session::Leading(_)
-            | Session::Following(_)
-            | Session::Apart(_) => return Err(Broken("ready for nothing")),
-        };
-        if matches!(&self.peer(peer).session, Session::Starting(starting) if starting.fellows) {
-            self.begin_leading(peer, lead::Phase::InSync, None);
-            return Ok(());
-        }
-        if self.is_fresh_pair(peer) && !self.propose(peer) {
-            self.close_link(peer, "this node takes its first generation from another");
-            return Ok(());
-        }
-        self.peer_mut(peer).resolve = None;
-        self.begin_leading(peer, lead::Phase::Supplying, progress);
-        self.send_runs(peer);
-        Ok(())
-    }
-
     pub(crate) fn on_mark(
         &mut self,
         peer: PeerIndex,
         role: Role,
         disk: DiskState,
         term: Term,
+        attach: AttachCounter,
     ) -> Result<(), Broken> {
         self.peer_mut(peer).told = Some(Told { role, disk });
+        self.store_mut().note_attach_counter(peer, attach);
         self.note_term(term);
         self.reconsider_disk();
         Ok(())
@@ -524,10 +343,8 @@ impl Volume {
                 && peer.told.is_some_and(|told| told.role == Role::Primary)
         });
         if self.role == Role::Primary || all_met || follows_primary {
-            let boot = self.run.boot;
             let keep_crashed = self.role == Role::Primary;
-            self.store_mut().set_up_to_date(boot, keep_crashed);
-            self.power = view::Power::SameRun;
+            self.store_mut().set_up_to_date(keep_crashed);
             self.set_disk(DiskState::UpToDate);
         } else if self.disk != DiskState::Outdated {
             self.set_disk(DiskState::Consistent);

@@ -26,10 +26,7 @@ use super::{
     write_log::{Place, Places},
 };
 use crate::{
-    generation::{
-        verdict::{Side, Verdict, Which},
-        view::Power,
-    },
+    generation::verdict::{Side, Verdict, Which},
     ids::{Generation, GenerationId, PeerIndex, Sequence},
 };
 
@@ -109,10 +106,8 @@ impl Volume {
         let Ok(following) = self.following_mut(peer) else { return };
         let Hosting::Flushing { generation } = following.hosting else { return };
         following.hosting = Hosting::Recording { generation };
-        let boot = self.run.boot;
         self.store_mut().become_host(peer, generation);
-        self.store_mut().set_up_to_date(boot, false);
-        self.power = Power::SameRun;
+        self.store_mut().set_up_to_date(false);
         self.store_mut().after_commit(Then::HostReady { peer, link });
     }
 

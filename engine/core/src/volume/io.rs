@@ -299,6 +299,11 @@ pub enum Notice {
     },
     /// A peer broke the protocol; the connection was closed.
     ProtocolError(PeerIndex, &'static str),
+    /// A peer has seen a later state of this copy: an older one was put back (D6). It will be compared whole.
+    SetBack {
+        /// Who knows better.
+        peer: PeerIndex,
+    },
     /// A part of the metadata was torn or damaged; what it would have said is taken as the worst.
     MetadataDamaged(String),
     /// The disk could not be opened; the text says why and what helps. The volume does nothing any more.

@@ -20,7 +20,7 @@ use super::{
     wire::Frame,
     write_log::{Impossible, Place},
 };
-use crate::ids::{GenerationId, PeerIndex, Sequence};
+use crate::ids::{PeerIndex, Sequence};
 
 /// The state of a link that we lead.
 #[derive(Debug)]
@@ -28,8 +28,6 @@ pub(crate) struct Leading {
     pub(crate) phase: Phase,
     /// Up to where the peer was asked to flush.
     flush_asked: Sequence,
-    /// The head that the peer was told to take when it was counted.
-    pub(crate) counted_head: Option<GenerationId>,
     /// How far the resync is, if blocks are copied.
     pub(crate) progress: Option<Progress>,
 }
@@ -49,7 +47,7 @@ pub(crate) enum Phase {
 
 impl Leading {
     pub(crate) fn new(phase: Phase, from: Sequence, progress: Option<Progress>) -> Self {
-        Self { phase, flush_asked: from, counted_head: None, progress }
+        Self { phase, flush_asked: from, progress }
     }
 
     /// Whether answers wait for the peer.

@@ -9,6 +9,7 @@ use super::{
     DiskState, Role,
     io::{Action, Channel, LinkId},
     peer::Session,
+    store::Then,
     volume::{Broken, Stage, Volume},
     wire::Frame,
     write_log::Place,
@@ -29,9 +30,11 @@ impl Volume {
             return;
         }
         let running = matches!(self.stage, Stage::Running);
-        if !running || !self.peer(peer).allowed || !self.may_link_without_disk(peer) {
+        let closing = self.is_closing();
+        if !running || closing || !self.peer(peer).allowed || !self.may_link_without_disk(peer) {
             let reason = match (running, self.disk) {
                 (false, _) => "the volume is not open",
+                (true, _) if closing => "the node leaves",
                 (true, DiskState::Failed) => super::disk_failure::OWN_DISK_FAILED,
                 (true, _) => "disconnected by the operator",
             };
@@ -77,12 +80,17 @@ impl Volume {
         if !matches!(self.stage, Stage::Running) {
             return;
         }
-        let Some(term) = self.store().term() else { return };
         for peer in self.peer_indices() {
-            if !matches!(self.session(peer), Session::Down | Session::Greeting) {
-                let (role, disk) = (self.role, self.disk);
-                self.send(peer, Channel::Control, Frame::Mark { role, disk, term });
-            }
+            self.send_mark(peer);
+        }
+    }
+
+    /// Tells one peer the same, and the attach counter (D6).
+    pub(crate) fn send_mark(&mut self, peer: PeerIndex) {
+        let Some(term) = self.store().term() else { return };
+        if !matches!(self.session(peer), Session::Down | Session::Greeting) {
+            let (role, disk, attach) = (self.role, self.disk, self.store().shown_counter(peer));
+            self.send(peer, Channel::Control, Frame::Mark { role, disk, term, attach });
         }
     }
 
@@ -178,9 +186,8 @@ impl Volume {
         }
         let issued = self.log.issued();
         if self.minute.1 != issued {
-            let since_attach = u64::try_from(self.now.since(self.attached_at).as_nanos()).expect("centuries");
-            let boot_clock = self.run.boot_clock_nanos.saturating_add(since_attach);
-            self.store_mut().count_minute(boot_clock);
+            self.raise_counter();
+            self.store_mut().after_commit(Then::CounterShown);
             self.want_stable(issued);
         }
         let idle_since = self.minute.1;

@@ -10,7 +10,10 @@ use super::{
     span::ByteSpan,
     wire::BlockContent,
 };
-use crate::ids::{PeerIndex, Sequence, Timestamp};
+use crate::{
+    generation::view::Replies,
+    ids::{Generation, PeerIndex, Sequence, Timestamp},
+};
 
 /// What is to be on the disk afterwards.
 #[derive(Clone, Debug)]
@@ -97,8 +100,12 @@ pub(crate) enum Purpose {
     FirstFlush,
     /// The flush before a promotion.
     PromotionFlush,
-    /// A secondary's flush before it leaves.
-    ShutdownFlush,
+    /// A primary's flush before a new generation.
+    GenerationFlush,
+    /// The flush before an offered generation is taken.
+    OfferFlush { peer: PeerIndex, link: LinkId, generation: Generation, replies: Replies },
+    /// The last flush before a node leaves.
+    ClosingFlush,
     /// A leader's flush before a session begins.
     LeadFlush { peer: PeerIndex, link: LinkId },
     /// A follower's flush before a session begins.

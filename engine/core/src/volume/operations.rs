@@ -24,6 +24,23 @@ impl Volume {
         })
     }
 
+    /// Makes everything that this node has followed stable: a flush that begins when nothing of it is on its way to
+    /// the disk any more.
+    pub(crate) fn flush_followed(&mut self, purpose: Purpose) {
+        self.quiescing.push(purpose);
+        self.advance_quiescing();
+    }
+
+    pub(crate) fn advance_quiescing(&mut self) {
+        if self.quiescing.is_empty() || self.is_applying() {
+            return;
+        }
+        for purpose in std::mem::take(&mut self.quiescing) {
+            let tag = self.tag(purpose);
+            self.out.push(Action::Flush { tag });
+        }
+    }
+
     /// Begins an operation that nothing is in the way of any more.
     pub(crate) fn begin_operation(&mut self, key: Key) {
         let diskless = self.is_diskless();

@@ -13,8 +13,13 @@
 //! round without a new handshake (see `generations`).
 
 use super::{
-    DiskState, Replication, Role, follow::Following, io::LinkId, lead::Leading, operator::Discard,
-    progress::Progress, survivors::Word,
+    DiskState, Replication, Role,
+    follow::Following,
+    io::{CommandId, LinkId},
+    lead::Leading,
+    operator::Discard,
+    progress::Progress,
+    survivors::Word,
 };
 use crate::{
     generation::{
@@ -39,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) told: Option<Told>,
     /// The generation that was offered and is not confirmed yet (G1).
     pub(crate) offered: Option<GenerationId>,
+    /// The generation that it offered last, while it is not taken yet (G2).
+    pub(crate) taking: Option<GenerationId>,
     /// It has said that it leaves on purpose, or goes on without us.
     pub(crate) leaving: bool,
     /// Since when it owes an acknowledgement without any progress.
@@ -52,6 +59,8 @@ pub(crate) struct Peer {
     /// With three nodes: what it said last as primary, and what we told it last (see `survivors`).
     pub(crate) word: Option<Word>,
     pub(crate) word_sent: Option<Word>,
+    /// Who is to be told whether it discards its copy.
+    pub(crate) discarding: Option<CommandId>,
 }
 
 /// What a peer said of itself.
@@ -136,6 +145,7 @@ impl Peer {
             pinged_at: Timestamp(0),
             told: None,
             offered: None,
+            taking: None,
             leaving: false,
             owing_since: None,
             progress: 0,
@@ -143,6 +153,20 @@ impl Peer {
             resolve: None,
             word: None,
             word_sent: None,
+            discarding: None,
+        }
+    }
+
+    /// The two reports, as long as nothing has begun that they do not tell of.
+    pub(crate) fn comparing(&self) -> Option<&Comparing> {
+        match &self.session {
+            Session::Comparing(comparing) => Some(comparing),
+            Session::Apart(starting) => Some(&starting.comparing),
+            Session::Down
+            | Session::Greeting
+            | Session::Starting(_)
+            | Session::Leading(_)
+            | Session::Following(_) => None,
         }
     }
 

@@ -17,10 +17,7 @@ use super::{
     volume::{Broken, Volume},
     wire::{Frame, Refusal},
 };
-use crate::{
-    generation::view::Power,
-    ids::{PeerIndex, Term, Timestamp},
-};
+use crate::ids::{PeerIndex, Term, Timestamp};
 
 /// A peer that does not answer the question within this time counts as absent (P3).
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -263,15 +260,17 @@ impl Volume {
         self.promotion_waiters.extend(promotion.id);
         self.resumption = None;
         let term = self.next_term();
-        let boot = self.run.boot;
-        self.store_mut().become_primary(term, boot);
-        self.power = Power::SameRun;
+        self.store_mut().become_primary(term);
         self.begin_own_stream();
+        self.raise_counter();
         self.role = Role::Primary;
         self.notice(Notice::Role(Role::Primary));
         self.set_disk(DiskState::UpToDate);
+        for peer in self.peer_indices() {
+            // What was chosen was chosen about the state of before.
+            self.peer_mut(peer).resolve = None;
+        }
         self.begin_generation();
-        self.report_everywhere_again();
     }
 
     fn refuse_promotion(&mut self, why: &'static str) {

@@ -16,7 +16,7 @@ use super::{
     span::ByteSpan,
     store::Then,
     volume::{Broken, Volume},
-    wire::{BlockContent, Frame},
+    wire::{BlockContent, Frame, Retained},
 };
 use crate::{
     ids::{PeerIndex, Sequence},
@@ -188,8 +188,9 @@ impl Volume {
         let after = self.log.issued();
         let leading = self.leading_mut(peer).expect("just looked at");
         leading.phase = Phase::Counting;
-        leading.counted_head = Some(head.id);
-        self.send(peer, Channel::Control, Frame::Counted { after, head, ancestors });
+        let evidence = self.store().evidence();
+        let kept = Retained { power: evidence.power, replies: evidence.replies };
+        self.send(peer, Channel::Control, Frame::Counted { after, head, ancestors, kept });
     }
 
     /// A resync with this peer has ended; one that had nothing to copy is none.
@@ -204,26 +205,17 @@ impl Volume {
 
     /// The target has taken the head, durably (R6, last step: close its window).
     pub(crate) fn on_finished(&mut self, peer: PeerIndex) -> Result<(), Broken> {
-        let head = self.store().head();
         let leading = self.leading_mut(peer)?;
         if leading.phase != Phase::Counting {
             return Err(Broken("finished without having been counted"));
         }
         leading.phase = Phase::InSync;
-        let current = leading.counted_head == head.map(|head| head.id);
         let progress = leading.progress.take();
         self.note_resync_done(peer, progress);
         self.notice(Notice::Peer(peer, super::Replication::Established));
         self.store_mut().set_outdated_confirmed(peer, false);
-        if current {
-            self.store_mut().close_window(peer);
-        } else if let Some(head) = head {
-            // A generation began while the peer took the one before: it is in sync and gets this one too.
-            self.peer_mut(peer).offered = Some(head.id);
-            if !self.store().is_head_unstable() {
-                self.send(peer, Channel::Control, Frame::Offer(head));
-            }
-        }
+        // The head is still the one that was counted: a new one does not begin between the two (R6).
+        self.store_mut().close_window(peer);
         self.reconsider_disk();
         self.tell_mark();
         self.resume_answers();

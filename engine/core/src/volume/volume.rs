@@ -1,7 +1,7 @@
 //! The volume itself: what it owns, how an event is taken apart, and what happens after each event.
 //!
 //! Each concern has its file with its own `impl Volume`: `attach`, `clients`, `operations`, `flush`,
-//! `handshake`, `lead`, `follow`, `pull`, `supply`, `generations`, `roles`, `liveness`. All of them change
+//! `handshake`, `lead`, `follow`, `pull`, `supply`, `generations`, `set_back`, `liveness`. All of them change
 //! state only from within [`Volume::handle`].
 
 use std::collections::VecDeque;
@@ -31,10 +31,7 @@ use super::{
     wire::Frame,
     write_log::{Place, WriteLog},
 };
-use crate::{
-    generation::view::Power,
-    ids::{PeerIndex, Sequence, Timestamp},
-};
+use crate::ids::{PeerIndex, Sequence, Timestamp};
 
 /// How far a volume is.
 #[derive(Debug)]
@@ -58,9 +55,9 @@ pub struct Volume {
     pub(crate) store: Option<Store>,
     pub(crate) role: Role,
     pub(crate) disk: DiskState,
-    /// What is left of the writes that this node took since it was last in sync (G8).
-    pub(crate) power: Power,
     pub(crate) suspended: Option<Suspended>,
+    /// A peer was lost that may have our head: no answer before a new generation is stable (G1).
+    pub(crate) generation_due: bool,
     pub(crate) promotion: Option<Promotion>,
     /// Who is to be told when the node serves as primary.
     pub(crate) promotion_waiters: Vec<CommandId>,
@@ -101,6 +98,8 @@ pub struct Volume {
     pub(crate) attached_at: Timestamp,
     /// When the attach counter was last looked at, and what was issued then (D6).
     pub(crate) minute: (Timestamp, Sequence),
+    /// Flushes that begin when nothing that this node follows is on its way to the disk any more.
+    pub(crate) quiescing: Vec<Purpose>,
     /// Pieces that every awaited node has, whose answer is withheld until a new generation is stable (W6).
     pub(crate) withheld: Vec<Key>,
 
@@ -160,6 +159,7 @@ impl Volume {
             if !self.answerable.is_empty() && !self.withholds_answers() || self.admit_next() {
                 continue;
             }
+            self.advance_quiescing();
             self.advance_flushes();
             self.advance_remote_reads();
             self.advance_demotion();
@@ -239,7 +239,11 @@ impl Volume {
             Purpose::Commit => self.on_commit_done(result),
             Purpose::FirstFlush => self.on_first_flush_done(result),
             Purpose::PromotionFlush => self.on_promotion_flush_done(result),
-            Purpose::ShutdownFlush => self.on_shutdown_flush_done(result),
+            Purpose::GenerationFlush => self.on_generation_flush_done(result),
+            Purpose::OfferFlush { peer, link, generation, replies } => {
+                self.on_offer_flush_done(peer, link, generation, replies, result);
+            }
+            Purpose::ClosingFlush => self.on_closing_flush_done(result),
             Purpose::LeadFlush { peer, link } => self.on_lead_flush_done(peer, link, result),
             Purpose::StartFlush { peer, link } => self.on_start_flush_done(peer, link, result),
             Purpose::Operation(key) => self.on_operation_done(key, result),
@@ -269,7 +273,9 @@ impl Volume {
             | Purpose::Commit
             | Purpose::FirstFlush
             | Purpose::PromotionFlush
-            | Purpose::ShutdownFlush
+            | Purpose::GenerationFlush
+            | Purpose::OfferFlush { .. }
+            | Purpose::ClosingFlush
             | Purpose::LeadFlush { .. }
             | Purpose::StartFlush { .. }
             | Purpose::OwnFlush(_)
@@ -302,7 +308,9 @@ impl Volume {
             }
             (Channel::Control, Frame::Begin { own, theirs }) => self.on_begin(peer, own, theirs),
             (Channel::Control, Frame::Ready) => self.on_ready(peer),
-            (Channel::Control, Frame::Offer(generation)) => self.on_offer(peer, generation),
+            (Channel::Control, Frame::Offer { generation, replies }) => {
+                self.on_offer(peer, generation, replies)
+            }
             (Channel::Control, Frame::Adopted(id)) => self.on_adopted(peer, id),
             (Channel::Control, Frame::Everywhere { upto, head, nodes }) => {
                 self.on_everywhere(peer, upto, head, &nodes);
@@ -313,12 +321,16 @@ impl Volume {
             }
             (Channel::Control, Frame::Ask(term)) => self.on_ask(peer, term),
             (Channel::Control, Frame::Answer { term, refusal }) => self.on_answer(peer, term, refusal),
-            (Channel::Control, Frame::Mark { role, disk, term }) => self.on_mark(peer, role, disk, term),
+            (Channel::Control, Frame::Mark { role, disk, term, attach }) => {
+                self.on_mark(peer, role, disk, term, attach)
+            }
             (Channel::Control, Frame::Outdate) => self.on_outdate(peer),
             (Channel::Control, Frame::Outdated) => self.on_outdated(peer),
             (Channel::Control, Frame::Yield) => self.on_yield(peer),
             (Channel::Control, Frame::Yielded) => self.on_yielded(peer),
             (Channel::Control, Frame::Leave) => self.on_leave(peer),
+            (Channel::Control, Frame::Discard) => self.on_discard(peer),
+            (Channel::Control, Frame::DiscardAnswer(refusal)) => self.on_discard_answer(peer, refusal),
             (Channel::Control, Frame::Ping(time)) => {
                 self.send(peer, Channel::Control, Frame::Pong(time));
                 Ok(())
@@ -327,8 +339,8 @@ impl Volume {
                 self.on_pong(peer, time);
                 Ok(())
             }
-            (Channel::Control, Frame::Counted { after, head, ancestors }) => {
-                self.on_counted(peer, after, head, ancestors)
+            (Channel::Control, Frame::Counted { after, head, ancestors, kept }) => {
+                self.on_counted(peer, after, head, ancestors, kept)
             }
             (Channel::Control, Frame::Finished) => self.on_finished(peer),
             (Channel::Data, Frame::Start(after)) => self.on_start(peer, after),
@@ -445,6 +457,8 @@ impl Volume {
             Then::HostReady { peer, link } => self.on_host_ready(peer, link),
             Then::Carried => {}
             Then::TargetMarked { operation } => self.on_target_marked(operation),
+            Then::SetBackNoted => self.on_set_back_noted(),
+            Then::CounterShown => self.tell_mark(),
             Then::Answered(id) => self.answer(id, Ok(())),
         }
     }

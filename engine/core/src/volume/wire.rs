@@ -10,6 +10,7 @@
 //!            Everywhere ->                            what is stable on whom (G9, three nodes)
 //!            Ask -> Answer                            may I be primary (P3)
 //!            Outdate -> Outdated, Yield -> Yielded    a clean parting (P1, P2, P6)
+//!            Discard -> DiscardAnswer                 the end of a split brain, ordered at the other node
 //!            Ping -> Pong, Mark                       liveness, state
 //!  Data      Start, Write, Zero, FlushTo ->  <- Received, Applied, StableTo, Failed;  Fetch ->  <- Fetched
 //!  Resync    Runs, RunsEnd ->  <- Pull  Part ->  <- Settled, Finish (then, on Control, Counted and Finished)
@@ -20,8 +21,11 @@ use bytes::Bytes;
 
 use super::{DiskState, Role, io::ZeroMode, span::ByteSpan};
 use crate::{
-    generation::{verdict::Verdict, view::NodeView},
-    ids::{ClusterId, Generation, GenerationId, NodeId, Sequence, Term, Timestamp, VolumeId},
+    generation::{
+        verdict::Verdict,
+        view::{NodeView, Power, Replies},
+    },
+    ids::{AttachCounter, ClusterId, Generation, GenerationId, NodeId, Sequence, Term, Timestamp, VolumeId},
 };
 
 /// The newest version of the protocol that this code speaks.
@@ -58,7 +62,12 @@ pub enum Frame {
     /// The follower has made stable what had to be first; frames of replication and resync may come.
     Ready,
     /// The sender, which is primary, has a new generation, stable on its own disk (G1); it leads from here on.
-    Offer(Generation),
+    Offer {
+        /// The new head.
+        generation: Generation,
+        /// How writes under it are replied to.
+        replies: Replies,
+    },
     /// The offered generation is stable here.
     Adopted(GenerationId),
     /// Of the writes of the sender, which is primary, those up to this one are stable on it and on these nodes, which
@@ -90,7 +99,7 @@ pub enum Frame {
         /// `None` when granted.
         refusal: Option<Refusal>,
     },
-    /// The sender's role, disk and highest term changed.
+    /// The sender's role, disk, highest term or attach counter changed.
     Mark {
         /// Its role.
         role: Role,
@@ -98,6 +107,8 @@ pub enum Frame {
         disk: DiskState,
         /// The highest term that it has seen.
         term: Term,
+        /// Its attach counter, as it has noted on stable media that it shows it to the receiver (D6).
+        attach: AttachCounter,
     },
     /// Become durably Outdated: the sender goes on without you (P1).
     Outdate,
@@ -109,6 +120,10 @@ pub enum Frame {
     Yielded,
     /// The sender closes on purpose; do not take it for a failure.
     Leave,
+    /// The operator has chosen the sender's copy: give up what is only in yours (`resolve --discard`, G6).
+    Discard,
+    /// The receiver of [`Frame::Discard`] does so, or why not.
+    DiscardAnswer(Option<DiscardRefusal>),
     /// Are you there?
     Ping(Timestamp),
     /// Yes; echoes the time.
@@ -231,6 +246,8 @@ pub enum Frame {
         head: Generation,
         /// Its ancestors, newest first.
         ancestors: Vec<Generation>,
+        /// What the source kept of the writes under the head.
+        kept: Retained,
     },
     /// The target has durably taken the head and is UpToDate (R6, third step).
     Finished,
@@ -255,6 +272,15 @@ pub struct Hello {
     pub size_bytes: u64,
 }
 
+/// What a copy kept of the writes under its head; it goes with the head to whoever takes it (G8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// Over crashes and losses of power.
+    pub power: Power,
+    /// How they were replied to.
+    pub replies: Replies,
+}
+
 /// Why a promotion is refused by a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -266,6 +292,15 @@ pub enum Refusal {
     SplitBrain,
     /// It is in sync with another node, which is primary.
     HasPrimary,
+}
+
+/// Why a node does not give up its copy for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiscardRefusal {
+    /// It is primary.
+    IAmPrimary,
+    /// Its verdict with the sender is none that has to be resolved.
+    NothingToResolve,
 }
 
 /// One block in an answer to a pull.

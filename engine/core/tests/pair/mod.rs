@@ -12,7 +12,7 @@ use evenkeel_core::{
     ids::{BootId, InstanceId, NodeId, PeerIndex, Timestamp},
     meta::geometry::Geometry,
     volume::{
-        CreateSpec, DirtyExtent, FileFacts, Origin, Volume,
+        CreateSpec, DirtyExtent, FileFacts, Origin, Remembered, Volume,
         config::{OnPeerLoss, Protocol, RunInfo, VolumeConfig},
         create,
         io::{
@@ -142,7 +142,8 @@ impl Pair {
             boot_clock_nanos: self.now.0 / self.nodes[node].boots,
             entropy: number << 64 | node as u128,
         };
-        let files = FileFacts { meta_bytes: META as u64, data_bytes: SIZE as u64 };
+        let files =
+            FileFacts { meta_bytes: META as u64, data_bytes: SIZE as u64, remembered: Remembered::default() };
         let mut actions = Vec::new();
         self.nodes[node].wake = None;
         self.nodes[node].volume = Some(Volume::attach(config, run, files, self.now, &mut actions));

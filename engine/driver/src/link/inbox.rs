@@ -56,7 +56,9 @@ pub(super) fn frame_bytes(frame: &Frame) -> usize {
         | Frame::Agree { .. }
         | Frame::Begin { .. }
         | Frame::Ready
-        | Frame::Offer(_)
+        | Frame::Offer { .. }
+        | Frame::Discard
+        | Frame::DiscardAnswer(_)
         | Frame::Adopted(_)
         | Frame::Host { .. }
         | Frame::Ask(_)

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use evenkeel_core::{
-    ids::{NodeId, PeerIndex, Sequence, Term, Timestamp},
+    ids::{AttachCounter, NodeId, PeerIndex, Sequence, Term, Timestamp},
     volume::{
         DiskState, Replication, Role,
         config::{RunInfo, VolumeConfig},
@@ -179,7 +179,11 @@ impl Toy {
             self.role = role;
             actions.push(Action::Notice(Notice::Role(role)));
             let term = Term { number: self.record.term, node: NodeId(self.record.node) };
-            self.send(Channel::Control, Frame::Mark { role, disk: self.disk, term }, actions);
+            self.send(
+                Channel::Control,
+                Frame::Mark { role, disk: self.disk, term, attach: AttachCounter(0) },
+                actions,
+            );
         }
     }
 
@@ -333,7 +337,7 @@ impl Toy {
         }
         self.heard = self.now;
         match frame {
-            Frame::Counted { after, head, ancestors } => {
+            Frame::Counted { after, head, ancestors, .. } => {
                 self.theirs = Some(Report::of_frame(after, head, &ancestors));
                 self.meet(actions);
             }
@@ -353,7 +357,7 @@ impl Toy {
                     moved_bytes: self.size_bytes,
                 }));
             }
-            Frame::Offer(head) => {
+            Frame::Offer { generation: head, .. } => {
                 if self.role == Role::Primary || self.promotion.is_some() {
                     return;
                 }
@@ -571,6 +575,10 @@ impl Engine for Toy {
             last_resync: None,
             peers: vec![peer],
         }
+    }
+
+    fn stable_attach(&self) -> u64 {
+        0
     }
 
     fn inspect(_: &[u8]) -> Option<MetaFacts> {

@@ -2,8 +2,12 @@
 
 use bytes::Bytes;
 use evenkeel_core::{
+    generation::view::{Power, Replies},
     ids::{Generation, GenerationId, NodeId, Sequence, Term},
-    volume::{Role, wire::Frame},
+    volume::{
+        Role,
+        wire::{Frame, Retained},
+    },
 };
 
 use super::Bug;
@@ -159,6 +163,7 @@ impl Report {
             after: Sequence(flags),
             head: of(head),
             ancestors: ancestors.iter().map(of).collect(),
+            kept: Retained { power: Power::SameRun, replies: Replies::Together },
         }
     }
 

@@ -1,6 +1,7 @@
 //! The primary's side of the toy: one request at a time, promotion, demotion, going on alone.
 
 use evenkeel_core::{
+    generation::view::Replies,
     ids::{GenerationId, Sequence},
     volume::{
         DiskState, Role,
@@ -146,7 +147,11 @@ impl Toy {
     /// The new generation is stable here: now on the peer, if there is one.
     pub(super) fn promoted(&mut self, actions: &mut Vec<Action>) {
         if self.session == Session::InSync {
-            self.send(Channel::Control, Frame::Offer(self.record.head()), actions);
+            self.send(
+                Channel::Control,
+                Frame::Offer { generation: self.record.head(), replies: Replies::Together },
+                actions,
+            );
         } else {
             self.serve_now(actions);
         }

@@ -103,6 +103,7 @@ impl<E: Engine> World<'_, E> {
         let files = FileFacts {
             data_len: if truncated { size_bytes / 2 } else { size_bytes },
             meta_len: this.disk.meta().len() as u64,
+            remembered_attach: this.remembered_attach,
         };
         this.epoch += 1;
         this.started = now;
@@ -166,6 +167,9 @@ impl<E: Engine> World<'_, E> {
         });
         weighty |= std::mem::take(&mut self.commit_ended);
         if weighty {
+            let this = &mut self.nodes[node];
+            let stable = this.engine.as_ref().map_or(0, E::stable_attach);
+            this.remembered_attach = this.remembered_attach.max(stable);
             // Before the replies of the same event are judged: they count under what the engine is now.
             self.look(node);
         }

@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     generation::history::History,
-    ids::{GenerationId, Sequence, Term, Timestamp},
+    ids::{AttachCounter, GenerationId, Sequence, Term, Timestamp},
     volume::{
         DiskState, Role,
         io::ZeroMode,
-        wire::{BlockContent, Frame, Refusal},
+        wire::{BlockContent, DiscardRefusal, Frame, Refusal, Retained},
     },
 };
 
@@ -39,6 +39,15 @@ enum Answer {
 numbered!(Answer:
     [Self::Granted] = 1, [Self::IAmPrimary] = 2, [Self::TermTaken] = 3, [Self::SplitBrain] = 4,
     [Self::HasPrimary] = 5);
+/// The answer to a discard.
+#[derive(Clone, Copy)]
+enum DiscardAnswer {
+    Agreed,
+    IAmPrimary,
+    NothingToResolve,
+}
+
+numbered!(DiscardAnswer: [Self::Agreed] = 1, [Self::IAmPrimary] = 2, [Self::NothingToResolve] = 3);
 numbered!(Role: [Self::Primary] = 1, [Self::Secondary] = 2);
 numbered!(DiskState:
     [Self::Diskless] = 1, [Self::Failed] = 2, [Self::Inconsistent] = 3, [Self::Outdated] = 4,
@@ -96,7 +105,11 @@ pub(super) fn write<'a>(frame: &'a Frame, out: &mut Writer<'_>) -> Beside<'a> {
             out.count_from_one(*own);
             out.count_from_one(*theirs);
         }
-        Frame::Offer(generation) => out.generation(*generation),
+        Frame::Offer { generation, replies } => {
+            out.generation(*generation);
+            out.numbered(*replies);
+            out.zeroes(7);
+        }
         Frame::Host { generation, parent, after } => {
             out.generation(*generation);
             out.id(parent.0);
@@ -117,11 +130,20 @@ pub(super) fn write<'a>(frame: &'a Frame, out: &mut Writer<'_>) -> Beside<'a> {
         Frame::Adopted(id) => out.id(id.0),
         Frame::Ask(term) => out.term(*term),
         Frame::Answer { term, refusal } => write_answer(*term, *refusal, out),
-        Frame::Mark { role, disk, term } => {
+        Frame::Mark { role, disk, term, attach } => {
             out.numbered(*role);
             out.numbered(*disk);
             out.zeroes(6);
             out.term(*term);
+            out.u64(attach.0);
+        }
+        Frame::DiscardAnswer(refusal) => {
+            out.numbered(match refusal {
+                None => DiscardAnswer::Agreed,
+                Some(DiscardRefusal::IAmPrimary) => DiscardAnswer::IAmPrimary,
+                Some(DiscardRefusal::NothingToResolve) => DiscardAnswer::NothingToResolve,
+            });
+            out.zeroes(7);
         }
         Frame::Ping(time) | Frame::Pong(time) => out.u64(time.0),
         Frame::Everywhere { upto, head, nodes } => {
@@ -135,6 +157,7 @@ pub(super) fn write<'a>(frame: &'a Frame, out: &mut Writer<'_>) -> Beside<'a> {
         | Frame::Yield
         | Frame::Yielded
         | Frame::Leave
+        | Frame::Discard
         | Frame::Failed
         | Frame::RunsEnd
         | Frame::Finish
@@ -210,8 +233,11 @@ pub(super) fn write<'a>(frame: &'a Frame, out: &mut Writer<'_>) -> Beside<'a> {
                 out.u32(block);
             }
         }
-        Frame::Counted { after, head, ancestors } => {
+        Frame::Counted { after, head, ancestors, kept } => {
             out.generation(*head);
+            out.numbered(kept.power);
+            out.numbered(kept.replies);
+            out.zeroes(6);
             ancestors.iter().for_each(|ancestor| out.generation(*ancestor));
             beside.sequence = *after;
         }
@@ -267,7 +293,11 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
             theirs: fields.count_from_one("the number of the other report")?,
         },
         Kind::Ready => Frame::Ready,
-        Kind::Offer => Frame::Offer(fields.generation()?),
+        Kind::Offer => {
+            let (generation, replies) = (fields.generation()?, fields.numbered("replies")?);
+            fields.zeroes::<7>("what follows the replies")?;
+            Frame::Offer { generation, replies }
+        }
         Kind::Host => Frame::Host {
             generation: fields.generation()?,
             parent: GenerationId(fields.id("a generation")?),
@@ -287,13 +317,23 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
         Kind::Mark => {
             let (role, disk) = (fields.numbered("role")?, fields.numbered("disk")?);
             fields.zeroes::<6>("what follows the disk")?;
-            Frame::Mark { role, disk, term: fields.term()? }
+            Frame::Mark { role, disk, term: fields.term()?, attach: AttachCounter(fields.u64()) }
         }
         Kind::Outdate => Frame::Outdate,
         Kind::Outdated => Frame::Outdated,
         Kind::Yield => Frame::Yield,
         Kind::Yielded => Frame::Yielded,
         Kind::Leave => Frame::Leave,
+        Kind::Discard => Frame::Discard,
+        Kind::DiscardAnswer => {
+            let refusal = match fields.numbered("the answer")? {
+                DiscardAnswer::Agreed => None,
+                DiscardAnswer::IAmPrimary => Some(DiscardRefusal::IAmPrimary),
+                DiscardAnswer::NothingToResolve => Some(DiscardRefusal::NothingToResolve),
+            };
+            fields.zeroes::<7>("what follows the answer")?;
+            Frame::DiscardAnswer(refusal)
+        }
         Kind::Ping => Frame::Ping(Timestamp(fields.u64())),
         Kind::Pong => Frame::Pong(Timestamp(fields.u64())),
         Kind::Everywhere => {
@@ -351,10 +391,12 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
         Kind::Finish => Frame::Finish,
         Kind::Counted => {
             let head = fields.generation()?;
+            let kept = Retained { power: fields.numbered("power")?, replies: fields.numbered("replies")? };
+            fields.zeroes::<6>("what follows the replies")?;
             let ancestors = fields.list(32, Reader::generation)?;
             let history = History::from_parts(Some(head), ancestors, None)
                 .map_err(|error| FrameError::History { kind, error })?;
-            Frame::Counted { after: sequence, head, ancestors: history.ancestors().to_vec() }
+            Frame::Counted { after: sequence, head, ancestors: history.ancestors().to_vec(), kept }
         }
         Kind::Finished => Frame::Finished,
     }))

@@ -27,7 +27,7 @@ use crate::{
     volume::{
         io::ZeroMode,
         span::ByteSpan,
-        wire::{BlockContent, Frame, Hello, PROTOCOL_VERSION, Refusal},
+        wire::{BlockContent, DiscardRefusal, Frame, Hello, PROTOCOL_VERSION, Refusal, Retained},
     },
 };
 
@@ -213,7 +213,7 @@ impl Choices<'_> {
             }
             Kind::Begin => Frame::Begin { own: self.u32().max(1), theirs: self.u32().max(1) },
             Kind::Ready => Frame::Ready,
-            Kind::Offer => Frame::Offer(self.generation()),
+            Kind::Offer => Frame::Offer { generation: self.generation(), replies: self.numbered() },
             Kind::Adopted => Frame::Adopted(self.generation_id()),
             Kind::Ask => Frame::Ask(self.term()),
             Kind::Answer => {
@@ -227,7 +227,12 @@ impl Choices<'_> {
                 };
                 Frame::Answer { term, refusal }
             }
-            Kind::Mark => Frame::Mark { role: self.numbered(), disk: self.numbered(), term: self.term() },
+            Kind::Mark => Frame::Mark {
+                role: self.numbered(),
+                disk: self.numbered(),
+                term: self.term(),
+                attach: AttachCounter(self.u64()),
+            },
             Kind::Outdate => Frame::Outdate,
             Kind::Outdated => Frame::Outdated,
             Kind::Yield => Frame::Yield,
@@ -235,6 +240,12 @@ impl Choices<'_> {
             Kind::Leave => Frame::Leave,
             Kind::Ping => Frame::Ping(Timestamp(self.u64())),
             Kind::Pong => Frame::Pong(Timestamp(self.u64())),
+            Kind::Discard => Frame::Discard,
+            Kind::DiscardAnswer => Frame::DiscardAnswer(match self.byte() % 3 {
+                0 => None,
+                1 => Some(DiscardRefusal::IAmPrimary),
+                _ => Some(DiscardRefusal::NothingToResolve),
+            }),
             Kind::Everywhere => Frame::Everywhere {
                 upto: self.sequence(),
                 head: self.option(Self::generation_id),
@@ -301,7 +312,8 @@ impl Choices<'_> {
                     generations.push(self.generation());
                 }
                 let head = generations.remove(0);
-                Frame::Counted { after: self.sequence(), head, ancestors: generations }
+                let kept = Retained { power: self.numbered(), replies: self.numbered() };
+                Frame::Counted { after: self.sequence(), head, ancestors: generations, kept }
             }
             Kind::Finished => Frame::Finished,
             Kind::Compare => Frame::Compare {

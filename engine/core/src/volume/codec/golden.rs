@@ -19,7 +19,7 @@ use crate::{
         DiskState, Role,
         io::ZeroMode,
         span::ByteSpan,
-        wire::{BlockContent, Frame, Hello, Refusal},
+        wire::{BlockContent, DiscardRefusal, Frame, Hello, Refusal, Retained},
     },
 };
 
@@ -158,11 +158,12 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
              00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00",
         ),
         (
-            Frame::Offer(generation(0x33, 3)),
-            "45 4b 06 00 20 00 00 00 00 00 00 00 ac 82 f2 9c \
+            Frame::Offer { generation: generation(0x33, 3), replies: Replies::Ahead },
+            "45 4b 06 00 28 00 00 00 00 00 00 00 7e 69 41 98 \
              00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
              33 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 \
-             03 00 00 00 00 00 00 00 a1 00 00 00 00 00 00 00",
+             03 00 00 00 00 00 00 00 a1 00 00 00 00 00 00 00 \
+             01 00 00 00 00 00 00 00",
         ),
         (
             Frame::Adopted(GenerationId(0x33)),
@@ -201,11 +202,16 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
              00 00 00 00 00 00 00 00",
         ),
         (
-            Frame::Mark { role: Role::Primary, disk: DiskState::UpToDate, term: term(9) },
-            "45 4b 0a 00 18 00 00 00 00 00 00 00 c0 1e 3b 17 \
+            Frame::Mark {
+                role: Role::Primary,
+                disk: DiskState::UpToDate,
+                term: term(9),
+                attach: AttachCounter(7),
+            },
+            "45 4b 0a 00 20 00 00 00 00 00 00 00 58 d1 90 53 \
              00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
              01 06 00 00 00 00 00 00 09 00 00 00 00 00 00 00 \
-             a1 00 00 00 00 00 00 00",
+             a1 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00",
         ),
         (
             Frame::Outdate,
@@ -245,19 +251,36 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
              40 42 0f 00 00 00 00 00",
         ),
         (
+            Frame::Discard,
+            "45 4b 12 00 00 00 00 00 00 00 00 00 12 fe fb 53 \
+             00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00",
+        ),
+        (
+            Frame::DiscardAnswer(None),
+            "45 4b 13 00 08 00 00 00 00 00 00 00 28 b8 99 5e \
+             00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
+             01 00 00 00 00 00 00 00",
+        ),
+        (
+            Frame::DiscardAnswer(Some(DiscardRefusal::NothingToResolve)),
+            "45 4b 13 00 08 00 00 00 00 00 00 00 55 bf bc 1c \
+             00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
+             03 00 00 00 00 00 00 00",
+        ),
+        (
             Frame::Everywhere {
                 upto: Sequence(40),
                 head: Some(GenerationId(0x33)),
                 nodes: vec![NodeId(0xB2), NodeId(0xC3)],
             },
-            "45 4b 12 00 20 00 00 00 00 00 00 00 62 31 e0 4a \
+            "45 4b 14 00 20 00 00 00 00 00 00 00 c0 7c 5a 48 \
              00 00 00 00 11 10 55 5e 28 00 00 00 00 00 00 00 \
              33 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 \
              b2 00 00 00 00 00 00 00 c3 00 00 00 00 00 00 00",
         ),
         (
             Frame::Everywhere { upto: Sequence(40), head: None, nodes: Vec::new() },
-            "45 4b 12 00 10 00 00 00 00 00 00 00 18 10 3b 59 \
+            "45 4b 14 00 10 00 00 00 00 00 00 00 33 4f ff 82 \
              00 00 00 00 11 10 55 5e 28 00 00 00 00 00 00 00 \
              00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00",
         ),
@@ -404,13 +427,15 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
                 after: Sequence(50),
                 head: generation(0x33, 3),
                 ancestors: vec![generation(0x22, 2)],
+                kept: Retained { power: Power::SameBoot, replies: Replies::Together },
             },
-            "45 4b 46 00 40 00 00 00 00 00 00 00 85 5a 60 44 \
+            "45 4b 46 00 48 00 00 00 00 00 00 00 d9 e4 cb 36 \
              00 00 00 00 11 10 55 5e 32 00 00 00 00 00 00 00 \
              33 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 \
              03 00 00 00 00 00 00 00 a1 00 00 00 00 00 00 00 \
-             22 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 \
-             02 00 00 00 00 00 00 00 a1 00 00 00 00 00 00 00",
+             02 02 00 00 00 00 00 00 22 00 00 00 00 00 00 00 \
+             00 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 \
+             a1 00 00 00 00 00 00 00",
         ),
         (
             Frame::Finished,

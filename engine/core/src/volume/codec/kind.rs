@@ -37,7 +37,9 @@ pub enum Kind {
     Leave = 15,
     Ping = 16,
     Pong = 17,
-    Everywhere = 18,
+    Discard = 18,
+    DiscardAnswer = 19,
+    Everywhere = 20,
     Host = 24,
     Start = 32,
     Write = 33,
@@ -125,7 +127,7 @@ impl Shape {
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::Hello,
         Self::Report,
         Self::Agree,
@@ -143,6 +145,8 @@ impl Kind {
         Self::Leave,
         Self::Ping,
         Self::Pong,
+        Self::Discard,
+        Self::DiscardAnswer,
         Self::Everywhere,
         Self::Host,
         Self::Start,
@@ -198,7 +202,7 @@ impl Kind {
             Frame::Agree { .. } => Self::Agree,
             Frame::Begin { .. } => Self::Begin,
             Frame::Ready => Self::Ready,
-            Frame::Offer(_) => Self::Offer,
+            Frame::Offer { .. } => Self::Offer,
             Frame::Adopted(_) => Self::Adopted,
             Frame::Ask(_) => Self::Ask,
             Frame::Answer { .. } => Self::Answer,
@@ -212,6 +216,8 @@ impl Kind {
             Frame::Pong(_) => Self::Pong,
             Frame::Host { .. } => Self::Host,
             Frame::Everywhere { .. } => Self::Everywhere,
+            Frame::Discard => Self::Discard,
+            Frame::DiscardAnswer(_) => Self::DiscardAnswer,
             Frame::Start(_) => Self::Start,
             Frame::Write { .. } => Self::Write,
             Frame::Zero { .. } => Self::Zero,
@@ -248,18 +254,20 @@ impl Kind {
             | Self::Yield
             | Self::Yielded
             | Self::Leave
+            | Self::Discard
             | Self::Failed
             | Self::RunsEnd
             | Self::Finish
             | Self::Finished => Shape::fixed(0),
-            Self::Offer => Shape::fixed(32),
+            Self::DiscardAnswer => Shape::fixed(8),
+            Self::Offer => Shape::fixed(40),
             Self::Host => Shape::fixed(48).sequence(),
             Self::Fetch => Shape::fixed(24).sequence(),
             Self::Fetched => Shape::fixed(8).payload(),
             Self::Adopted | Self::Ask => Shape::fixed(16),
             Self::Everywhere => Shape::fixed(16).list(8, MAX_PEERS).sequence(),
             Self::Answer => Shape::fixed(40),
-            Self::Mark => Shape::fixed(24),
+            Self::Mark => Shape::fixed(32),
             Self::Start | Self::FlushTo | Self::Received | Self::StableTo => Shape::fixed(0).sequence(),
             Self::Write => Shape::fixed(16).payload().flags(FLAG_FUA).sequence(),
             Self::Zero => Shape::fixed(24).flags(FLAG_FUA | FLAG_PUNCH).sequence(),
@@ -270,7 +278,7 @@ impl Kind {
             Self::Part => Shape::fixed(8).list(4, BLOCKS_MAX).payload().sequence(),
             Self::Settled => Shape::fixed(0).list(24, SETTLED_MAX),
             // Without a head there is nothing to take.
-            Self::Counted => Shape::fixed(32).list(32, GENERATIONS_MAX - 1).sequence(),
+            Self::Counted => Shape::fixed(40).list(32, GENERATIONS_MAX - 1).sequence(),
         }
     }
 }

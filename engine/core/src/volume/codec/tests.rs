@@ -14,10 +14,11 @@ use super::{
     },
 };
 use crate::{
+    generation::view::{Power, Replies},
     ids::{Generation, GenerationId, NodeId, Sequence, Term},
     volume::{
         span::ByteSpan,
-        wire::{BlockContent, Frame, PROTOCOL_VERSION},
+        wire::{BlockContent, Frame, PROTOCOL_VERSION, Retained},
     },
 };
 
@@ -134,6 +135,7 @@ fn the_largest_frames_go_through_and_larger_ones_are_refused() {
             after: Sequence::ZERO,
             head: generation(100),
             ancestors: (1..GENERATIONS_MAX as u64).rev().map(generation).collect(),
+            kept: Retained { power: Power::Lost, replies: Replies::Ahead },
         },
     ];
     for frame in largest {
@@ -295,7 +297,11 @@ fn forged_frames_are_refused_by_name() {
         (Kind::Applied, 32, 40, "Applied: a write beyond the ones up to it is 40"),
         (Kind::Part, 43, 1, "Part: a block is 16777220"),
         (Kind::Part, 40, 5, "Part: 8 bytes of payload; 9 to 9"),
-        (Kind::Counted, 64, 0x33, "Counted: generation GenerationId(33) appears twice"),
+        (Kind::Offer, 64, 3, "Offer: replies is 3"),
+        (Kind::DiscardAnswer, 32, 4, "DiscardAnswer: the answer is 4"),
+        (Kind::Counted, 64, 0, "Counted: power is 0"),
+        (Kind::Counted, 66, 1, "Counted: what follows the replies must be zero"),
+        (Kind::Counted, 72, 0x33, "Counted: generation GenerationId(33) appears twice"),
         (Kind::Compared, 40, 1, "Compared: a block that differs, in rising order is 1"),
     ];
     for &(kind, at, value, text) in cases {

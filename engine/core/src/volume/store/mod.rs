@@ -7,6 +7,8 @@
 //! Invariant: a [`Then`] is handed out only after everything that was in memory when it was asked for is stable.
 
 mod commit;
+mod failure;
+mod generations;
 mod third_nodes;
 
 use bytes::Bytes;
@@ -14,8 +16,9 @@ use bytes::Bytes;
 use super::{io::CommandId, io::LinkId, slab::Key, span::ByteSpan};
 use crate::{
     generation::{
-        history::{History, HistoryError, Window},
+        history::{History, Window},
         record::{Dirty, PeerRecord as ViewRecord, Standing},
+        view::Power,
     },
     ids::{
         AttachCounter, BlockIndex, ClusterId, Generation, GenerationId, NodeId, PeerIndex, Sequence, Term,
@@ -27,7 +30,7 @@ use crate::{
         geometry::Extents,
         layout::MetaWrite,
         stable_proof::{SessionId, StableProof},
-        superblock::{Flags, PeerRecord, Superblock},
+        superblock::{Evidence, Flags, PeerRecord, Superblock},
         superblock_pair::SuperblockPair,
     },
 };
@@ -69,6 +72,10 @@ pub(crate) enum Then {
     Carried,
     /// The blocks that a resync is about to change are marked for every other peer (G9).
     TargetMarked { operation: Key },
+    /// That this copy was set back is stable (D6).
+    SetBackNoted,
+    /// The attach counter has risen, and that it is shown is noted (D6).
+    CounterShown,
     /// A command's change is stable.
     Answered(CommandId),
 }
@@ -191,8 +198,15 @@ impl Store {
         self.wanted.highest_term
     }
 
-    pub(crate) fn attach_counter(&self) -> AttachCounter {
-        self.wanted.attach_counter
+    /// What this node kept of the writes under its head (G8).
+    pub(crate) fn evidence(&self) -> Evidence {
+        self.wanted.evidence
+    }
+
+    /// The attach counter that this peer may be shown, because it is noted on stable media that it is (D6).
+    pub(crate) fn shown_counter(&self, peer: PeerIndex) -> AttachCounter {
+        let record = self.stable_superblock().peers[peer.as_usize()];
+        record.map_or(AttachCounter(0), |record| record.attach_counter_shown)
     }
 
     pub(crate) fn history(&self) -> &History {
@@ -271,6 +285,7 @@ impl Store {
             standing: Standing::Never,
             outdated_confirmed: false,
             attach_counter_seen: AttachCounter(0),
+            attach_counter_shown: AttachCounter(0),
         });
     }
 
@@ -297,26 +312,37 @@ impl Store {
         }
     }
 
-    /// A run of the daemon begins on this disk (D4, D6).
-    pub(crate) fn begin_run(&mut self, run: super::config::RunInfo) {
+    /// A run of the daemon begins on this disk (D4, D6, G8). The counter rises beyond what was reached before, also if
+    /// the metadata do not know that any more.
+    pub(crate) fn begin_run(&mut self, run: super::config::RunInfo, reached: Option<AttachCounter>) {
+        let same_boot = self.wanted.boot == Some(run.boot);
         let superblock = self.change();
+        superblock.evidence = superblock.evidence.after_attach(same_boot);
         superblock.instance = Some(run.instance);
-        superblock.attach_counter = AttachCounter(superblock.attach_counter.0 + 1);
-        superblock.counted_at_boot_nanos = run.boot_clock_nanos;
+        superblock.boot = Some(run.boot);
+        superblock.attach_counter = superblock.attach_counter.max(reached.unwrap_or_default());
+        self.raise_counter(run.boot_clock_nanos);
     }
 
-    /// Data are changing (D6).
-    pub(crate) fn count_minute(&mut self, boot_clock_nanos: u64) {
+    /// The attach counter rises: the state that a snapshot may hold is left behind (D6).
+    pub(crate) fn raise_counter(&mut self, boot_clock_nanos: u64) {
         let superblock = self.change();
         superblock.attach_counter = AttachCounter(superblock.attach_counter.0 + 1);
         superblock.counted_at_boot_nanos = boot_clock_nanos;
     }
 
+    /// The peer is to be shown the attach counter as it is now (D6).
+    pub(crate) fn show_counter(&mut self, peer: PeerIndex) {
+        let counter = self.wanted.attach_counter;
+        if let Some(record) = self.record_mut(peer) {
+            record.attach_counter_shown = counter;
+        }
+    }
+
     /// P4: the term, the entitlement and the mark of a primary, with the generation that follows.
-    pub(crate) fn become_primary(&mut self, term: Term, boot: crate::ids::BootId) {
+    pub(crate) fn become_primary(&mut self, term: Term) {
         let superblock = self.change();
         superblock.highest_term = Some(term);
-        superblock.boot = Some(boot);
         superblock.flags = Flags {
             fresh: false,
             consistent: true,
@@ -324,6 +350,20 @@ impl Store {
             crashed_primary: true,
             entitled: true,
         };
+    }
+
+    /// All that this copy has under its head is stable, and nothing comes any more (G8).
+    pub(crate) fn set_settled(&mut self) {
+        self.change().evidence.settled = true;
+    }
+
+    /// A peer with an equal copy has kept this much of the writes under the head that both have (G8).
+    pub(crate) fn share_evidence(&mut self, theirs: Power) {
+        let better = match (self.wanted.evidence.power, theirs) {
+            (Power::Lost, Power::Lost) => Power::Lost,
+            (Power::SameRun | Power::SameBoot, _) | (_, Power::SameRun | Power::SameBoot) => Power::SameRun,
+        };
+        self.change().evidence.power = better;
     }
 
     /// P5: everything is stable everywhere.
@@ -336,10 +376,9 @@ impl Store {
         self.change().flags.entitled = entitled;
     }
 
-    pub(crate) fn set_up_to_date(&mut self, boot: crate::ids::BootId, keep_crashed: bool) {
+    pub(crate) fn set_up_to_date(&mut self, keep_crashed: bool) {
         let superblock = self.change();
         superblock.flags.was_up_to_date = true;
-        superblock.boot = Some(boot);
         superblock.flags.crashed_primary &= keep_crashed;
     }
 
@@ -349,12 +388,15 @@ impl Store {
         }
     }
 
+    /// Everything is stable and nothing comes any more (P6).
     pub(crate) fn record_clean_shutdown(&mut self) {
+        self.set_settled();
         let superblock = self.change();
         superblock.clean_shutdown = Some(superblock.attach_counter);
     }
 
-    /// Nothing in the own copy can be believed any more.
+    /// Nothing in the own copy can be believed any more: every block may differ on every peer. A crash may leave
+    /// the flags without the bits; the next attach sets them again (`mark_unbelievable`).
     pub(crate) fn invalidate(&mut self) {
         let superblock = self.change();
         superblock.flags.consistent = false;
@@ -363,172 +405,30 @@ impl Store {
         superblock.flags.crashed_primary = false;
         let (head, ancestors) = (superblock.history.head(), superblock.history.ancestors().to_vec());
         superblock.history = History::from_parts(head, ancestors, None).expect("it was a history");
+        self.mark_unbelievable();
     }
 
-    /// The disk has failed (W4). What is left of it is a copy of its head but for what the activity log covers, so
-    /// it is marked as the target of a resync toward that head: by bitmap, and never a source. The last good copy is
-    /// only put in doubt, unless what is read from it may differ from what is on the media. Returns what will not
-    /// happen any more.
-    ///
-    /// What was only in memory is given up, a new head above all: nothing was answered under it, and the data may not
-    /// be stable that it would name (found by the simulator). Term and attach counter never go back.
-    pub(crate) fn condemn(&mut self, last_copy: bool) -> Vec<Then> {
-        let dropped = self.waiting.drain(..).map(|(_, then)| then).collect();
-        self.condemned = true;
-        let stable = self.pair.current().clone();
-        let superblock = self.change();
-        *superblock = Superblock {
-            highest_term: superblock.highest_term,
-            attach_counter: superblock.attach_counter,
-            counted_at_boot_nanos: superblock.counted_at_boot_nanos,
-            instance: superblock.instance,
-            ..stable
-        };
-        superblock.flags.was_up_to_date = false;
-        superblock.flags.crashed_primary = false;
-        if !last_copy {
-            superblock.flags.consistent = false;
-            superblock.flags.entitled = false;
-            let head = superblock.history.head().map(|head| head.id);
-            if let Some(toward) = superblock.history.toward().or(head) {
-                superblock.history.begin_resync(toward);
+    /// A copy that is Inconsistent, and not by a resync that goes on from its bitmap, is marked whole for every
+    /// peer (G5, D6).
+    pub(crate) fn mark_unbelievable(&mut self) {
+        let flags = self.wanted.flags;
+        if !flags.consistent && !flags.fresh && self.wanted.history.toward().is_none() {
+            for bitmap in &mut self.bitmaps {
+                bitmap.set_all(Sequence::ZERO);
             }
+            self.flush_bits = true;
         }
-        self.after_commit(Then::Condemned);
-        dropped
     }
 
-    /// The only copy is here from now on (W7): a primary whose disk failed serves through this node, under this
-    /// generation, and the right to be promoted is here too.
-    pub(crate) fn become_host(&mut self, peer: PeerIndex, generation: Generation) {
-        if self.head() != Some(generation) {
-            self.adopt_generation(peer, generation);
-            let old = self.wanted.history.ancestors().first().map(|parent| parent.id);
-            if let (Some(old), Some(record)) = (old, self.record_mut(peer)) {
-                record.standing = record.standing.head_changed(old, generation.id, false);
-            }
-        }
-        let flags = &mut self.change().flags;
-        flags.entitled = true;
-        flags.was_up_to_date = true;
-    }
-
-    // --- generations ---
-
-    /// G1: a new head; peers in sync are offered it, all others keep the window that they have or get one.
-    pub(crate) fn begin_generation(&mut self, new: Generation, in_sync: &[PeerIndex]) {
-        let old = self.head().map(|head| head.id);
+    /// A peer remembers more of this copy than it does itself: an older state was put back (D6). Fresh copies have
+    /// nothing to lose.
+    pub(crate) fn note_set_back(&mut self, peer: PeerIndex, seen: AttachCounter) {
         let superblock = self.change();
-        for peer in PeerIndex::all() {
-            if let Some(record) = &mut superblock.peers[peer.as_usize()]
-                && let Some(old) = old
-            {
-                record.standing = record.standing.head_changed(old, new.id, in_sync.contains(&peer));
-            }
+        superblock.attach_counter = superblock.attach_counter.max(seen);
+        self.show_counter(peer);
+        if !self.wanted.flags.fresh {
+            self.invalidate();
         }
-        let windows = self.windows();
-        self.change().history.push(new, &windows);
-    }
-
-    /// G2: the head that a primary offers.
-    pub(crate) fn adopt_generation(&mut self, from: PeerIndex, new: Generation) {
-        self.begin_generation(new, &[]);
-        if let Some(record) = self.record_mut(from) {
-            record.standing = record.standing.caught_up();
-        }
-        let node = self.node();
-        let superblock = self.change();
-        superblock.highest_term = superblock.highest_term.max(Some(new.term));
-        if new.term.node != node {
-            superblock.flags.entitled = false;
-        }
-    }
-
-    /// G3: the first generation of all, proposed by this node. No primary writes under it: its term is the first.
-    pub(crate) fn make_first_generation(&mut self, id: u128) {
-        let node = self.node();
-        let term = Term { number: Term::FIRST, node };
-        let superblock = self.change();
-        superblock.highest_term = superblock.highest_term.max(Some(term));
-        superblock.flags.fresh = false;
-        superblock.flags.consistent = true;
-        superblock.flags.entitled = true;
-        superblock.history.push(Generation { id: GenerationId(id), term }, &[]);
-        self.set_identity(ClusterId(id), VolumeId(id));
-    }
-
-    /// The peer has the head, durably.
-    pub(crate) fn close_window(&mut self, peer: PeerIndex) {
-        if let Some(record) = self.record_mut(peer) {
-            record.standing = record.standing.caught_up();
-        }
-    }
-
-    /// A resync into the peer begins: from now on it may be at the head.
-    pub(crate) fn begin_supply(&mut self, peer: PeerIndex, key: Option<GenerationId>) {
-        let history = self.wanted.history.clone();
-        if let Some(record) = self.record_mut(peer) {
-            record.standing = record.standing.begin_as_source(&history, key);
-        }
-    }
-
-    /// The window allows the peer to have the head of now.
-    pub(crate) fn offer_head(&mut self, peer: PeerIndex) {
-        let Some(head) = self.head() else { return };
-        if let Some(record) = self.record_mut(peer)
-            && let Standing::Behind(window) = record.standing
-        {
-            record.standing = Standing::Behind(Window { offered: head.id, ..window });
-        }
-    }
-
-    /// A resync from the peer, whose head is `source`, begins; if blocks are copied the copy is a mixture until
-    /// it ends (R1).
-    pub(crate) fn begin_follow(&mut self, peer: PeerIndex, source: GenerationId, copy: bool) {
-        let history = self.wanted.history.clone();
-        if let Some(record) = self.record_mut(peer) {
-            record.standing = record.standing.begin_as_target(&history, source);
-        }
-        if copy {
-            let superblock = self.change();
-            superblock.history.begin_resync(source);
-            superblock.flags.fresh = false;
-            superblock.flags.consistent = false;
-            superblock.flags.was_up_to_date = false;
-            superblock.flags.entitled = false;
-        }
-    }
-
-    /// R6: the source's head becomes ours.
-    pub(crate) fn take_head(
-        &mut self,
-        from: PeerIndex,
-        head: Generation,
-        ancestors: Vec<Generation>,
-    ) -> Result<(), HistoryError> {
-        let source = History::from_parts(Some(head), ancestors, None)?;
-        let old = self.head().map(|head| head.id);
-        let superblock = self.change();
-        for peer in PeerIndex::all() {
-            if let Some(record) = &mut superblock.peers[peer.as_usize()] {
-                record.standing = if peer == from {
-                    record.standing.caught_up()
-                } else {
-                    old.filter(|&old| old != head.id)
-                        .map_or(record.standing, |old| record.standing.head_changed(old, head.id, false))
-                };
-            }
-        }
-        let windows = self.windows();
-        let node = self.node();
-        let superblock = self.change();
-        superblock.history.adopt(&source, &windows);
-        superblock.highest_term = superblock.highest_term.max(Some(head.term));
-        superblock.flags.fresh = false;
-        superblock.flags.consistent = true;
-        superblock.flags.crashed_primary = false;
-        superblock.flags.entitled &= head.term.node == node;
-        Ok(())
     }
 
     // --- the activity log ---

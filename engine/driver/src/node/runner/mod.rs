@@ -29,7 +29,7 @@ use std::{
 use evenkeel_core::{
     ids::{PeerIndex, Timestamp},
     volume::{
-        FileFacts, Volume,
+        FileFacts, Remembered, Volume,
         config::{RunInfo, Tunables, VolumeConfig},
         io::{Action, Channel, ClientId, CommandId, Event, RequestError, RequestId, RequestOutcome},
         operator::OperatorAnswer,
@@ -144,7 +144,17 @@ impl Runner {
             events,
             export,
         } = parts;
-        let files = FileFacts { meta_bytes: meta.shape().size_bytes, data_bytes: data.shape().size_bytes };
+        let remembered = Remembered {
+            cluster: memory.cluster,
+            volume: memory.volume,
+            node: Some(memory.node),
+            attach_counter: Some(memory.attach),
+        };
+        let files = FileFacts {
+            meta_bytes: meta.shape().size_bytes,
+            data_bytes: data.shape().size_bytes,
+            remembered,
+        };
         let features = Arc::new(export::features(&settings.name, data.shape()));
         let (own_node, peer_names) = (config.node_name.clone(), config.peer_names.clone());
         let mut actions = Vec::new();

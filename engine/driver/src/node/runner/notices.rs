@@ -78,6 +78,10 @@ impl Runner {
                 remarks.damage.push(text.clone());
                 (None, "metadata-damaged", text)
             }
+            Notice::SetBack { peer } => {
+                let text = "the peer has seen a later state of this copy: an older one was put back; it is compared whole";
+                (Some(peer), "set-back", text.to_owned())
+            }
             Notice::NotOpened(error) => {
                 let problem = files::meta_problem(&self.settings.borrow(), &error);
                 let text = problem.text.clone();
