@@ -289,6 +289,8 @@ impl Oracle {
     /// then settles the truth on it.
     pub(crate) fn promoted(&mut self, node: usize, image: &[u8], forced: bool) {
         let now = self.tick();
+        // The last primary before a force of which it has not heard may go on by its right (P2): a second truth.
+        self.forked |= !forced && self.writers.last().is_some_and(|last| self.writers.are_apart(last, node));
         if self.forked {
             return;
         }
