@@ -149,6 +149,7 @@ impl Volume {
             waiting: std::collections::VecDeque::new(),
             inflight_bytes: 0,
             confirming: Vec::new(),
+            withheld_reads: Vec::new(),
             attached_at: now,
             minute: (now, Sequence::ZERO),
             quiescing: Vec::new(),

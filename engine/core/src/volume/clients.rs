@@ -152,7 +152,7 @@ impl Volume {
 
     /// Admits the request that has waited longest, if it can be; nothing overtakes it.
     pub(crate) fn admit_next(&mut self) -> bool {
-        if self.role != Role::Primary || self.suspended.is_some() || self.is_demoting() {
+        if self.role != Role::Primary || self.withholds_answers() || self.is_demoting() {
             return false;
         }
         let Some(first) = self.waiting.front() else { return false };

@@ -127,7 +127,7 @@ impl Volume {
         if self.role == Role::Primary {
             self.role = Role::Secondary;
             self.suspended = None;
-            self.confirming.clear();
+            self.cancel_confirmations();
             // Pieces that were let through while the record was on its way must not wait for a role that is gone.
             self.fail_unissued_pieces();
             self.release_withheld();
@@ -242,6 +242,8 @@ impl Volume {
             return;
         }
         self.suspended = Some(Suspended::Deposed);
+        self.generation_due = false;
+        self.cancel_confirmations();
         self.fail_waiting(RequestError::Shutdown);
         self.fail_flushes(RequestError::Shutdown);
         self.fail_unissued_pieces();

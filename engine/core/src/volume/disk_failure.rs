@@ -133,7 +133,7 @@ impl Volume {
         self.fail_requests();
         self.role = Role::Secondary;
         self.suspended = None;
-        self.confirming.clear();
+        self.cancel_confirmations();
         self.notice(Notice::Role(Role::Secondary));
         if self.log.takes_part(Place::Own) {
             self.log.leave(Place::Own, |_| {}, &mut self.answerable);

@@ -51,13 +51,24 @@ impl Volume {
         }
         self.generation_due = true;
         self.suspended = Some(Suspended::NewGeneration);
-        let tag = self.tag(Purpose::GenerationFlush);
-        self.out.push(Action::Flush { tag });
+        self.flush_for_generation();
+    }
+
+    /// A generation that is due is made once the own data are stable; not while a peer may come back that has gone on
+    /// without this node (P8).
+    pub(crate) fn flush_for_generation(&mut self) {
+        if self.generation_due && self.confirming.is_empty() {
+            let tag = self.tag(Purpose::GenerationFlush);
+            self.out.push(Action::Flush { tag });
+        }
     }
 
     pub(crate) fn on_generation_flush_done(&mut self, result: Result<(), DiskError>) {
         if let Err(error) = result {
             self.fail_disk(Failure::Flush(error));
+            return;
+        }
+        if !self.confirming.is_empty() {
             return;
         }
         // The role may have ended meanwhile, or the disk have failed since: then nobody is answered under this head.

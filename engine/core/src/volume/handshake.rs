@@ -209,6 +209,7 @@ impl Volume {
         if suspends {
             self.depose();
         }
+        self.on_term_told(peer);
         if had_begun {
             // What was begun may have changed what this node is.
             self.report_again(peer);

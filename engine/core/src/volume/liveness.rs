@@ -18,8 +18,6 @@ use crate::ids::{PeerIndex, Timestamp};
 
 /// Between two pings.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// A node that did nothing for longer than this was away (P8).
-const GAP: Duration = Duration::from_millis(1500);
 /// Between two rises of the attach counter while data change (D6).
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -99,6 +97,7 @@ impl Volume {
         if !matches!(self.stage, Stage::Running) {
             return;
         }
+        self.expire_confirmations();
         self.count_minute();
         if self.role == Role::Secondary && self.stream.is_some() && self.now >= self.minute_at() {
             self.let_followed_idle_go();
@@ -122,50 +121,6 @@ impl Volume {
                 let now = self.now;
                 self.send(peer, Channel::Control, Frame::Ping(now));
             }
-        }
-    }
-
-    /// Notices that this node was away for a while: it sends no answer until every peer that follows it has
-    /// confirmed that nobody took its place, and gives its peers their full time again (P8).
-    pub(crate) fn note_gap(&mut self, now: Timestamp) {
-        let gap = now.since(self.now);
-        if gap <= GAP || !matches!(self.stage, Stage::Running) {
-            return;
-        }
-        for peer in self.peer_indices() {
-            let receives = self.peer(peer).receives();
-            let state = self.peer_mut(peer);
-            state.heard_at = now;
-            state.owing_since = None;
-            let Some(link) = state.link else { continue };
-            if self.role == Role::Primary && receives {
-                self.confirming.retain(|&(other, _)| other != peer);
-                self.confirming.push((peer, now));
-                self.out.push(Action::Send {
-                    peer,
-                    link,
-                    channel: Channel::Control,
-                    frame: Frame::Ping(now),
-                });
-            }
-        }
-    }
-
-    /// A peer answers a ping; one sent at `since` or later confirms that this node still is its primary.
-    pub(crate) fn on_pong(&mut self, peer: PeerIndex, time: Timestamp) {
-        self.confirming.retain(|&(other, since)| other != peer || time < since);
-        self.release_confirmed();
-    }
-
-    /// A peer that is gone confirms nothing; its loss begins a new generation, which withholds answers itself.
-    pub(crate) fn on_confirmation_peer_gone(&mut self, peer: PeerIndex) {
-        self.confirming.retain(|&(other, _)| other != peer);
-        self.release_confirmed();
-    }
-
-    fn release_confirmed(&mut self) {
-        if !self.withholds_answers() {
-            self.release_withheld();
         }
     }
 
@@ -206,6 +161,9 @@ impl Volume {
             at(time);
         }
         if let Some(time) = self.expire_promotion() {
+            at(time);
+        }
+        if let Some(time) = self.confirmations_end() {
             at(time);
         }
         if self.role == Role::Secondary

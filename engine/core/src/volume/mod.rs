@@ -17,6 +17,7 @@ mod diskless;
 mod entropy;
 mod flush;
 mod follow;
+mod gap;
 mod generations;
 mod handshake;
 mod host;

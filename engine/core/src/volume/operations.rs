@@ -173,7 +173,7 @@ impl Volume {
                     }
                     Err(_) => Err(RequestError::Io),
                 };
-                self.reply(client, id, result);
+                self.reply_read(client, id, result);
             }
             Kind::SourceRead { peer, link, pull, read_at, digests } => {
                 self.on_source_read(peer, link, pull, read_at, operation.span, &digests, result);

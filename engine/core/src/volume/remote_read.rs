@@ -133,7 +133,7 @@ impl Volume {
             self.io.read_bytes += data.len() as u64;
             RequestOutcome::Data(data)
         });
-        self.reply(client, id, result);
+        self.reply_read(client, id, result);
     }
 
     /// The peer's answer.

@@ -16,6 +16,7 @@ use super::{
     diskless::Diskless,
     entropy::Entropy,
     flush::Flushes,
+    gap::WithheldRead,
     io::{Action, Channel, CommandId, DiskError, DiskTag, Event, LinkId, Notice},
     operation::{Operation, Purpose, Request},
     pace::Pace,
@@ -95,6 +96,8 @@ pub struct Volume {
     pub(crate) inflight_bytes: u64,
     /// Peers that have to confirm, and since when, before answers go on (P8).
     pub(crate) confirming: Vec<(PeerIndex, Timestamp)>,
+    /// Reads whose answers wait for that.
+    pub(crate) withheld_reads: Vec<WithheldRead>,
     pub(crate) attached_at: Timestamp,
     /// When the attach counter was last looked at, and what was issued then (D6).
     pub(crate) minute: (Timestamp, Sequence),

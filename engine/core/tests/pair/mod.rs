@@ -66,6 +66,8 @@ pub(crate) struct Pair {
     /// Answers of these parts of a node's disk wait in `late`.
     held: Vec<(usize, Area)>,
     late: Vec<(usize, Area, Event)>,
+    /// A node that stands still, and what waits for it.
+    stopped: Option<(usize, Vec<Event>)>,
     /// Bytes of data that resyncs have moved.
     pub(crate) moved_bytes: u64,
 }
@@ -105,6 +107,7 @@ impl Pair {
             may_fail: false,
             held: Vec::new(),
             late: Vec::new(),
+            stopped: None,
             moved_bytes: 0,
         };
         pair.restart(0);
@@ -284,6 +287,18 @@ impl Pair {
         self.replies.remove(&id)
     }
 
+    /// The process of a node stands still (SIGSTOP).
+    pub(crate) fn stop(&mut self, node: usize) {
+        self.stopped = Some((node, Vec::new()));
+    }
+
+    /// It goes on, with everything that has come for it meanwhile.
+    pub(crate) fn go_on(&mut self) {
+        let (node, events) = self.stopped.take().expect("a node stands still");
+        self.events.extend(events.into_iter().map(|event| (node, event)));
+        self.run();
+    }
+
     /// Lets the clock go on until nothing has happened for a while.
     pub(crate) fn pass_time(&mut self) {
         for _ in 0..30 {
@@ -301,6 +316,12 @@ impl Pair {
     fn run(&mut self) {
         for _ in 0..100_000 {
             let Some((node, event)) = self.events.pop_front() else { return };
+            if let Some((stopped, waiting)) = &mut self.stopped
+                && *stopped == node
+            {
+                waiting.push(event);
+                continue;
+            }
             let Some(volume) = &mut self.nodes[node].volume else { continue };
             let mut actions = Vec::new();
             volume.handle(self.now, event, &mut actions);

@@ -1,0 +1,80 @@
+//! A primary that stood still for a while (P8). Each history was met with real processes.
+
+mod pair;
+
+use bytes::Bytes;
+use evenkeel_core::volume::{
+    Replication, Role,
+    io::{ClientOperation, RequestError, RequestOutcome},
+    operator::{Force, OperatorAnswer, OperatorCommand},
+    span::ByteSpan,
+};
+use pair::Pair;
+
+const BLOCK: ByteSpan = ByteSpan { offset: 0, len: 4096 };
+
+fn write(byte: u8) -> ClientOperation {
+    ClientOperation::Write { offset: 0, payload: Bytes::from(vec![byte; 4096]), fua: false }
+}
+
+/// A primary with a write that both nodes have, and that then stands still.
+fn stopped_primary() -> Pair {
+    let mut pair = Pair::new();
+    pair.connect();
+    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
+    pair.stop(0);
+    pair
+}
+
+#[test]
+fn a_primary_whose_place_was_taken_while_it_stood_still_answers_nothing_and_parts_no_histories() {
+    let mut pair = stopped_primary();
+    let requests = [write(2), ClientOperation::Read(BLOCK), ClientOperation::Flush];
+    let requests = requests.map(|operation| pair.begin_request(0, operation));
+    pair.disconnect();
+    pair.pass_time();
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(pair.request(1, write(3)), Ok(RequestOutcome::Done));
+    // It finds its link dead at once; that says nothing about the peer.
+    pair.go_on();
+    assert!(requests.iter().all(|&request| pair.reply(request).is_none()), "nothing is answered");
+    pair.connect();
+    pair.pass_time();
+    for request in requests {
+        assert_eq!(pair.reply(request), Some(Err(RequestError::Shutdown)));
+    }
+    let status = pair.status(0);
+    assert_eq!((status.role, status.peers[0].replication), (Role::Secondary, Replication::Established));
+    assert_eq!(pair.data(0), pair.data(1));
+    assert_eq!(pair.data(0)[0], 3);
+}
+
+#[test]
+fn a_primary_whose_peer_does_not_come_back_goes_on_after_the_peers_time() {
+    let mut pair = stopped_primary();
+    let request = pair.begin_request(0, write(2));
+    pair.disconnect();
+    pair.pass_time();
+    pair.go_on();
+    assert_eq!(pair.reply(request), None);
+    for _ in 0..2 {
+        // Three seconds each; the peer's time is five.
+        pair.pass_time();
+    }
+    assert_eq!(pair.reply(request), Some(Ok(RequestOutcome::Done)));
+    assert_eq!(pair.request(0, ClientOperation::Flush), Ok(RequestOutcome::Done));
+}
+
+#[test]
+fn a_peer_that_still_follows_confirms_with_its_next_word() {
+    let mut pair = stopped_primary();
+    let request = pair.begin_request(0, write(2));
+    let read = pair.begin_request(0, ClientOperation::Read(BLOCK));
+    pair.pass_time();
+    pair.go_on();
+    assert_eq!(pair.reply(request), Some(Ok(RequestOutcome::Done)));
+    let Some(Ok(RequestOutcome::Data(data))) = pair.reply(read) else { panic!("it is answered") };
+    assert!(data.iter().all(|&byte| byte == 2));
+    assert_eq!(pair.status(0).peers[0].replication, Replication::Established);
+}
