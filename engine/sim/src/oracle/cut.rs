@@ -129,7 +129,7 @@ mod tests {
         let mut journal = Journal::new(2);
         let mut cut = Cut::new(2);
         for (write, sector, start) in [(1, 0, 1), (2, 1, 5), (3, 0, 7)] {
-            let id = journal.submit(sector, 1, false, false, start);
+            let id = journal.submit(sector, 1, false, false, None, start);
             assert_eq!(id, WriteId(write));
             journal.acknowledge(id, start + 1);
             cut.acknowledge(usize::try_from(sector).expect("small"), id, start, false, start + 1);

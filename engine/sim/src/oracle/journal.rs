@@ -19,6 +19,8 @@ pub(crate) struct Written {
     pub(crate) submitted: u64,
     /// When it was answered well; [`NEVER`] before.
     pub(crate) acknowledged: u64,
+    /// The write that this one repeats, because it was not answered.
+    pub(crate) repeats: Option<WriteId>,
 }
 
 /// All writes, by their ids.
@@ -48,12 +50,28 @@ impl Journal {
     }
 
     /// A new write.
-    pub(crate) fn submit(&mut self, first: u64, sectors: u64, zero: bool, fua: bool, now: u64) -> WriteId {
-        self.writes.push(Written { first, sectors, zero, fua, submitted: now, acknowledged: NEVER });
+    pub(crate) fn submit(
+        &mut self,
+        first: u64,
+        sectors: u64,
+        zero: bool,
+        fua: bool,
+        repeats: Option<WriteId>,
+        now: u64,
+    ) -> WriteId {
+        self.writes.push(Written { first, sectors, zero, fua, submitted: now, acknowledged: NEVER, repeats });
         if zero {
             self.zeroings_of(first, sectors).iter_mut().for_each(|zeroings| zeroings.open += 1);
         }
         WriteId(u32::try_from(self.writes.len()).expect("a run has few writes"))
+    }
+
+    /// A write that was sent again has been answered as another one: it will not come any more.
+    pub(crate) fn lapse(&mut self, write: WriteId) {
+        let Written { first, sectors, zero, .. } = self.writes[write.0 as usize - 1];
+        if zero {
+            self.zeroings_of(first, sectors).iter_mut().for_each(|zeroings| zeroings.open -= 1);
+        }
     }
 
     /// It is answered well.

@@ -130,11 +130,17 @@ impl Oracle {
         self.clock
     }
 
-    /// A new write or zeroing goes to a node for the first time.
-    pub(crate) fn write_begins(&mut self, span: ByteSpan, zero: bool, fua: bool) -> WriteId {
+    /// A write or zeroing goes to a node, for the first time or because what it repeats was not answered.
+    pub(crate) fn write_begins(
+        &mut self,
+        span: ByteSpan,
+        zero: bool,
+        fua: bool,
+        repeats: Option<WriteId>,
+    ) -> WriteId {
         let now = self.tick();
         let (first, count) = sectors(span);
-        let write = self.journal.submit(first, count, zero, fua, now);
+        let write = self.journal.submit(first, count, zero, fua, repeats, now);
         let oldest_read = self.reads.iter().copied().min().unwrap_or(now);
         for sector in first..first + count {
             self.register.submit(place(sector), write, zero, now, oldest_read);
@@ -167,6 +173,7 @@ impl Oracle {
             return;
         }
         self.journal.acknowledge(write, now);
+        self.lapse(written.repeats, now);
         if !answered {
             return;
         }
@@ -176,6 +183,18 @@ impl Oracle {
             if let Err(wrong) = self.register.acknowledge(sector, write, now) {
                 self.broken_at("O1", sector, &wrong);
             }
+        }
+    }
+
+    /// What was sent before, and before that, will not take effect any more.
+    fn lapse(&mut self, mut repeated: Option<WriteId>, now: u64) {
+        while let Some(write) = repeated {
+            let Some(written) = self.journal.get(write).copied() else { return };
+            self.journal.lapse(write);
+            for sector in written.first..written.first + written.sectors {
+                self.register.lapse(place(sector), write, now);
+            }
+            repeated = written.repeats;
         }
     }
 

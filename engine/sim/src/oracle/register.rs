@@ -22,6 +22,8 @@ struct Zone {
     end: u64,
     /// The last start of one.
     start: u64,
+    /// The write was sent again, and that was answered at this time: if it ever took effect, then before.
+    lapse: u64,
 }
 
 impl Zone {
@@ -47,7 +49,7 @@ pub(crate) type Wrong = String;
 
 impl Register {
     pub(crate) fn new(sectors: usize) -> Self {
-        let beginning = Zone { write: BEGINNING, zero: true, end: 0, start: 0 };
+        let beginning = Zone { write: BEGINNING, zero: true, end: 0, start: 0, lapse: NEVER };
         Self { sectors: vec![vec![beginning]; sectors], base: 0 }
     }
 
@@ -57,7 +59,7 @@ impl Register {
         if zones.len() >= 6 {
             prune(zones, oldest_read);
         }
-        zones.push(Zone { write, zero, end: NEVER, start: now });
+        zones.push(Zone { write, zero, end: NEVER, start: now, lapse: NEVER });
     }
 
     /// A write or zeroing of one sector is acknowledged.
@@ -66,6 +68,14 @@ impl Register {
         let Some(place) = zones.iter().position(|zone| zone.write == write) else { return Ok(()) };
         zones[place].end = zones[place].end.min(now);
         conflict(zones, place)
+    }
+
+    /// A write or zeroing of one sector was sent again, as another one that is answered now. What was sent first may
+    /// have taken effect until now, or never; not from now on, or a resent request would overtake later ones (W1).
+    pub(crate) fn lapse(&mut self, sector: usize, write: WriteId, now: u64) {
+        if let Some(zone) = self.sectors[sector].iter_mut().find(|zone| zone.write == write) {
+            zone.lapse = zone.lapse.min(now);
+        }
     }
 
     /// A read that began at `start` returns this value now.
@@ -107,7 +117,8 @@ impl Register {
     pub(crate) fn lacks(&self, sector: usize, value: Value) -> Option<Wrong> {
         let zones = &self.sectors[sector];
         let newer = |zone: &Zone| {
-            zones.iter().find(|other| other.write != zone.write && other.end != NEVER && zone.before(other))
+            let end = zone.end.min(zone.lapse);
+            zones.iter().find(|other| other.write != zone.write && other.end != NEVER && end < other.start)
         };
         match value {
             Value::Foreign => Some("the bytes are of no write, or of another place".to_owned()),
@@ -136,13 +147,13 @@ impl Register {
             }
         };
         zones.retain(|zone| zone.end == NEVER && zone.write != write);
-        zones.push(Zone { write, zero, end: now, start: now });
+        zones.push(Zone { write, zero, end: now, start: now, lapse: NEVER });
     }
 }
 
 fn widen(zone: &mut Zone, start: u64, now: u64) {
     zone.start = zone.start.max(start);
-    zone.end = zone.end.min(now);
+    zone.end = zone.end.min(now).min(zone.lapse);
 }
 
 fn conflict(zones: &[Zone], place: usize) -> Result<(), Wrong> {
@@ -162,7 +173,7 @@ fn conflict(zones: &[Zone], place: usize) -> Result<(), Wrong> {
 fn prune(zones: &mut Vec<Zone>, oldest_read: u64) {
     let ended = zones.iter().filter(|zone| zone.end < oldest_read);
     let Some(last) = ended.max_by_key(|zone| zone.start).copied() else { return };
-    zones.retain(|zone| zone.write == last.write || !zone.before(&last));
+    zones.retain(|zone| zone.write == last.write || zone.end.min(zone.lapse) >= last.start);
 }
 
 #[cfg(test)]
@@ -199,6 +210,28 @@ mod tests {
         assert!(register.read(0, Value::Zero, 3, 4).is_err());
         assert!(register.lacks(0, Value::Zero).is_some());
         assert!(register.lacks(0, of(1)).is_none());
+    }
+
+    #[test]
+    fn a_write_that_was_sent_again_may_take_effect_twice_but_not_after_the_answer() {
+        let twice = || {
+            let mut register = Register::new(1);
+            register.submit(0, WriteId(1), false, 1, 0);
+            written(&mut register, 2, 2, 3);
+            register.submit(0, WriteId(3), false, 4, 0);
+            register.acknowledge(0, WriteId(3), 5).expect("the first one again");
+            register.lapse(0, WriteId(1), 5);
+            register
+        };
+        let mut register = twice();
+        register.read(0, of(1), 6, 7).expect("the first one may have come last");
+        let mut register = twice();
+        written(&mut register, 4, 6, 7);
+        register.read(0, of(4), 8, 9).expect("the last");
+        assert!(register.lacks(0, of(1)).is_some());
+        assert!(register.read(0, of(1), 10, 11).is_err(), "the first one came after the answer");
+        let mut register = twice();
+        register.read(0, of(3), 6, 7).expect("the first one never came");
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The clients' side: connections follow the primary, ask, and judge the answers.
 
-use evenkeel_core::volume::io::{ClientId, Event, RequestError, RequestId, RequestOutcome};
+use bytes::Bytes;
+use evenkeel_core::volume::{
+    io::{ClientId, Event, RequestError, RequestId, RequestOutcome},
+    span::ByteSpan,
+};
 
 use super::{Phase, World, agenda::Due};
 use crate::{
     client::{Request, Wish},
     engine::Engine,
-    payload::{self, SECTOR},
+    payload::{self, SECTOR, WriteId},
     plan::SECOND,
 };
 
@@ -65,7 +69,15 @@ impl<E: Engine> World<'_, E> {
                 }
                 request.asked = self.oracle.asks(read);
             }
-            Wish::Write { .. } | Wish::Zero { .. } => {}
+            // What was sent first may still take effect beside it, so it is another write for the oracle.
+            Wish::Write { span, fua } => {
+                let write = self.oracle.write_begins(span, false, fua, request.write);
+                request.payload = Some(payload_of(write, span));
+                request.write = Some(write);
+            }
+            Wish::Zero { span, fua, .. } => {
+                request.write = Some(self.oracle.write_begins(span, true, fua, request.write));
+            }
         }
         self.send_request(connection, place);
     }
@@ -90,12 +102,13 @@ impl<E: Engine> World<'_, E> {
             Wish::Read(_) => request.asked = self.oracle.asks(true),
             Wish::Flush => request.asked = self.oracle.asks(false),
             Wish::Write { span, fua } => {
-                let write = self.oracle.write_begins(span, false, fua);
-                let sectors = usize::try_from(span.len).expect("small") / SECTOR;
-                request.payload = Some(payload::make(write, span.offset / SECTOR as u64, sectors));
+                let write = self.oracle.write_begins(span, false, fua, None);
+                request.payload = Some(payload_of(write, span));
                 request.write = Some(write);
             }
-            Wish::Zero { span, fua, .. } => request.write = Some(self.oracle.write_begins(span, true, fua)),
+            Wish::Zero { span, fua, .. } => {
+                request.write = Some(self.oracle.write_begins(span, true, fua, None));
+            }
         }
         let this = &mut self.clients.connections[connection];
         this.waiting.push_back(request);
@@ -195,4 +208,8 @@ impl<E: Engine> World<'_, E> {
             }
         }
     }
+}
+
+fn payload_of(write: WriteId, span: ByteSpan) -> Bytes {
+    payload::make(write, span.offset / SECTOR as u64, usize::try_from(span.len).expect("small") / SECTOR)
 }
