@@ -7,6 +7,7 @@ mod admin;
 mod command;
 mod config;
 mod daemon;
+mod demo;
 mod exit;
 mod options;
 mod output;

@@ -11,7 +11,7 @@ mod resolve;
 mod resync;
 mod role;
 mod serve;
-mod status;
+pub(crate) mod status;
 mod verify;
 mod wait;
 
@@ -24,7 +24,7 @@ use crate::{
         client::Client,
         document::{StatusDocument, VolumeDocument},
     },
-    daemon,
+    daemon, demo,
     exit::{Ended, Failure},
     options::Options,
     output,
@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Init,
     /// Run this node in the foreground.
     Daemon,
+    /// Show a mirror of two nodes on this machine: writes, a killed primary, a promotion, the data intact.
+    Demo(demo::Arguments),
     /// Make the daemon read its configuration again: all of it is applied, or nothing.
     Reload,
     /// List the volumes, or take existing data as one.
@@ -78,6 +80,7 @@ impl Command {
             Self::Serve(arguments) => serve::run(arguments),
             Self::Init => init::run(options),
             Self::Daemon => block_on(daemon::run(options)),
+            Self::Demo(arguments) => block_on(demo::run(&arguments)),
             Self::Reload => block_on(reload::run(options)),
             Self::Volume(action) => block_on(create::run(options, &action)),
             Self::Status(arguments) => block_on(status::run(options, &arguments)),
@@ -110,7 +113,7 @@ fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 /// A volume of the daemon's.
-fn volume_of<'s>(status: &'s StatusDocument, name: &str) -> Result<&'s VolumeDocument> {
+pub(crate) fn volume_of<'s>(status: &'s StatusDocument, name: &str) -> Result<&'s VolumeDocument> {
     status.volumes.iter().find(|volume| volume.name == name).ok_or_else(|| {
         let names: Vec<&str> = status.volumes.iter().map(|volume| volume.name.as_str()).collect();
         let known =

@@ -30,6 +30,7 @@ use crate::{
     admin::{route::Daemon, server},
     exit::{Ended, Failure},
     options::Options,
+    output,
 };
 
 /// From the signal to the end; design rule P6 says 10 s.
@@ -61,6 +62,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let daemon = Arc::new(Daemon { node: node.clone(), options: options.clone(), nbd });
     let serving = tokio::spawn(server::serve(admin, Arc::clone(&daemon)));
     systemd::notify("READY=1");
+    output::print(&format!("node {} is ready\n", options.node_name()))?;
     serve(signals, &daemon).await?;
     systemd::notify("STOPPING=1");
     let result = leave(&node, &doors).await;
