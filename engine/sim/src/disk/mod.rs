@@ -64,8 +64,8 @@ struct UnderWay {
 struct Snapshot {
     data: Vec<u8>,
     meta: Vec<u8>,
-    /// The run of the daemon in which it was taken.
-    epoch: u32,
+    /// What counted the attaches when it was taken.
+    attach: u64,
 }
 
 /// A node's disk.
@@ -347,14 +347,14 @@ impl Disk {
     }
 
     /// Keeps a copy of what is on media, to be put back later.
-    pub(crate) fn take_snapshot(&mut self, epoch: u32) {
+    pub(crate) fn take_snapshot(&mut self, attach: u64) {
         let (data, meta) = (self.data.stable().to_vec(), self.meta.stable().to_vec());
-        self.snapshot = Some(Snapshot { data, meta, epoch });
+        self.snapshot = Some(Snapshot { data, meta, attach });
     }
 
-    /// In which run of the daemon the copy was taken, if there is one.
-    pub(crate) fn snapshot_epoch(&self) -> Option<u32> {
-        self.snapshot.as_ref().map(|snapshot| snapshot.epoch)
+    /// What counted the attaches when the copy was taken, if there is one.
+    pub(crate) fn snapshot_attach(&self) -> Option<u64> {
+        self.snapshot.as_ref().map(|snapshot| snapshot.attach)
     }
 
     /// Puts the copy back, of either file or of both.

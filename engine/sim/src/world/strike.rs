@@ -300,9 +300,10 @@ impl<E: Engine> World<'_, E> {
     fn snapshot(&mut self, entry: usize, data: bool, meta: bool) -> bool {
         let Planned { node, lasts, key, .. } = self.plan.faults[entry];
         let this = &mut self.nodes[node];
-        match this.disk.snapshot_epoch() {
-            // Design D6 finds a copy by the attach counter: the disk must have been attached since it was taken.
-            Some(epoch) if epoch < this.epoch && this.runs() => {
+        let attach = if E::INSPECTS { this.remembered_attach } else { this.epoch.into() };
+        match this.disk.snapshot_attach() {
+            // Design D6 finds a copy by the attach counter: it must have risen since the copy was taken.
+            Some(taken) if taken < attach && this.runs() => {
                 let mut draws = Stream::of_key(key);
                 self.while_down(node, lasts, &mut draws, |world, _| {
                     world.nodes[node].disk.restore_snapshot(data, meta);
@@ -314,7 +315,7 @@ impl<E: Engine> World<'_, E> {
                 false
             }
             None => {
-                this.disk.take_snapshot(this.epoch);
+                this.disk.take_snapshot(attach);
                 self.agenda.put(self.now + 1 + lasts, Due::Fault { entry });
                 false
             }
