@@ -410,5 +410,7 @@ impl Volume {
             self.take_word(peer);
         }
         self.reconsider_disk();
+        // Also when the disk's state has not changed by it: the source knows of it only what the handshake said.
+        self.send_mark(peer);
     }
 }
