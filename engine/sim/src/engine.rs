@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use evenkeel_core::{
-    ids::Timestamp,
+    ids::{Term, Timestamp},
     volume::{
         config::{RunInfo, VolumeConfig},
         io::{Action, Event},
@@ -30,6 +30,15 @@ pub struct CreateSpec {
     pub remembered: bool,
 }
 
+/// What a node's state directory, on another disk, remembers of a volume (design D6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// The attach counter; zero for none.
+    pub attach: u64,
+    /// The highest term.
+    pub term: Option<Term>,
+}
+
 /// What the driver knows of the two files when it attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileFacts {
@@ -37,8 +46,8 @@ pub struct FileFacts {
     pub data_len: u64,
     /// Length of the metadata file in bytes.
     pub meta_len: u64,
-    /// The attach counter that the state directory remembers; zero for none (design D6).
-    pub remembered_attach: u64,
+    /// What the state directory remembers.
+    pub remembered: Memory,
 }
 
 /// What a metadata image says, for the rule that nothing in it ever goes backwards (O10).
@@ -83,8 +92,8 @@ pub trait Engine: Sized {
     /// What the engine says of itself.
     fn status(&self) -> Status;
 
-    /// The attach counter that is stable on its disk: what its state directory is to remember. Zero for none.
-    fn stable_attach(&self) -> u64;
+    /// What is stable on its disk and to be remembered in its state directory.
+    fn to_remember(&self) -> Memory;
 
     /// Reads a metadata image from outside; `None` when it holds nothing readable.
     fn inspect(meta: &[u8]) -> Option<MetaFacts>;

@@ -17,7 +17,7 @@ use evenkeel_core::{
     },
 };
 
-use crate::engine::{CreateSpec, Engine, FileFacts, MetaFacts};
+use crate::engine::{CreateSpec, Engine, FileFacts, Memory, MetaFacts};
 
 fn geometry(size_bytes: u64) -> Geometry {
     Geometry::new(size_bytes, MIN_BLOCK_BYTES, MIN_EXTENT_BYTES, MIN_SLOTS).expect("within the limits")
@@ -54,7 +54,8 @@ impl Engine for Volume {
             meta_bytes: files.meta_len,
             data_bytes: files.data_len,
             remembered: volume::Remembered {
-                attach_counter: Some(AttachCounter(files.remembered_attach)),
+                attach_counter: Some(AttachCounter(files.remembered.attach)),
+                highest_term: files.remembered.term,
                 ..volume::Remembered::default()
             },
         };
@@ -69,8 +70,11 @@ impl Engine for Volume {
         Self::status(self)
     }
 
-    fn stable_attach(&self) -> u64 {
-        self.stable_superblock().map_or(0, |superblock| superblock.attach_counter.0)
+    fn to_remember(&self) -> Memory {
+        self.stable_superblock().map_or_else(Memory::default, |superblock| Memory {
+            attach: superblock.attach_counter.0,
+            term: superblock.highest_term,
+        })
     }
 
     fn inspect(meta: &[u8]) -> Option<MetaFacts> {

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     generation::view::Power,
-    ids::{AttachCounter, ClusterId, NodeId, PeerIndex, Sequence, Timestamp, VolumeId},
+    ids::{AttachCounter, ClusterId, NodeId, PeerIndex, Sequence, Term, Timestamp, VolumeId},
     meta::{
         activity_log::ActivityLog,
         dirty_bitmap::{DirtyBitmap, Loader},
@@ -65,6 +65,8 @@ pub struct Remembered {
     pub node: Option<NodeId>,
     /// The attach counter.
     pub attach_counter: Option<AttachCounter>,
+    /// The highest term: a copy that was set back must not take one that was used already (P4).
+    pub highest_term: Option<Term>,
 }
 
 /// How far the reading is.
@@ -306,6 +308,9 @@ impl Volume {
         let booted_since = run.boot_clock_nanos < superblock.counted_at_boot_nanos;
         let reads_media = clean || booted_since || superblock.instance.is_none();
         store.begin_run(run, remembered.attach_counter);
+        if let Some(term) = remembered.highest_term {
+            store.raise_term(term);
+        }
         let lost = store.evidence().power == Power::Lost;
         let left = Left {
             may_resume: flags.crashed_primary && same_boot && !lost && recently && both_good,

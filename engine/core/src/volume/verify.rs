@@ -17,7 +17,7 @@
 use bytes::Bytes;
 
 use super::{
-    Role,
+    DiskState, Role,
     io::{Action, Area, Channel, ClientId, CommandId, DiskError, LinkId, Notice, RequestId},
     operation::{Content, Kind, Purpose, Request},
     operator::OperatorAnswer,
@@ -94,6 +94,11 @@ impl Volume {
                 command,
                 Err("this node is in sync with a primary, whose writes are under way; verify there"),
             );
+            return;
+        }
+        if self.disk != DiskState::UpToDate {
+            // Above all not that of a primary which is served by its peer (W7): a repair would copy old data there.
+            self.answer(command, Err("verify compares with the own disk, and it is not UpToDate"));
             return;
         }
         if self.verify.is_some() {

@@ -125,7 +125,8 @@ pub(super) fn open(
         node: superblock.node,
         cluster: superblock.cluster,
         volume: superblock.volume,
-        attach: memory.map_or(AttachCounter(0), |memory| memory.attach),
+        attach: memory.as_ref().map_or(AttachCounter(0), |memory| memory.attach),
+        term: memory.and_then(|memory| memory.term),
         peers,
     };
     Ok(Files { data: opened.0, meta: opened.1, memory, made: made.map(|(how, _)| how) })

@@ -10,6 +10,7 @@
 //! cluster 5f0c…
 //! volume 77ab…
 //! attach 12
+//! term 7 1f00d5e8a3b4c2d1
 //! peers beta gamma
 //! end
 //! ```
@@ -20,7 +21,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evenkeel_core::ids::{AttachCounter, ClusterId, NodeId, VolumeId};
+use evenkeel_core::ids::{AttachCounter, ClusterId, NodeId, Term, VolumeId};
 use thiserror::Error;
 
 /// The folder within the state directory.
@@ -37,6 +38,8 @@ pub(super) struct Memory {
     pub(super) volume: Option<VolumeId>,
     /// The last attach counter that was stable on the disk.
     pub(super) attach: AttachCounter,
+    /// The highest term that was stable on the disk.
+    pub(super) term: Option<Term>,
     /// The peers' names in the order of their indices; a name stays at its place for ever.
     pub(super) peers: Vec<String>,
 }
@@ -93,11 +96,12 @@ impl MemoryFile {
 fn print(memory: &Memory) -> String {
     let id = |id: Option<u128>| id.map_or("-".to_owned(), |id| format!("{id:032x}"));
     format!(
-        "# written by evenkeel: do not edit\nnode {:016x}\ncluster {}\nvolume {}\nattach {}\npeers {}\nend\n",
+        "# written by evenkeel: do not edit\nnode {:016x}\ncluster {}\nvolume {}\nattach {}\nterm {}\npeers {}\nend\n",
         memory.node.0,
         id(memory.cluster.map(|id| id.0)),
         id(memory.volume.map(|id| id.0)),
         memory.attach.0,
+        memory.term.map_or("-".to_owned(), |term| format!("{} {:016x}", term.number, term.node.0)),
         memory.peers.join(" "),
     )
 }
@@ -122,12 +126,19 @@ fn parse(text: &str) -> Result<Memory, String> {
     let cluster = id(&field("cluster")?)?.map(ClusterId);
     let volume = id(&field("volume")?)?.map(VolumeId);
     let attach = field("attach")?.parse().map_err(|error| format!("attach: {error}"))?;
+    let term = match field("term")?.split_once(' ') {
+        None => None,
+        Some((count, node)) => Some(Term {
+            number: count.parse().map_err(|error| format!("term: {error}"))?,
+            node: NodeId(number(node)?),
+        }),
+    };
     let peers = field("peers")?.split_whitespace().map(str::to_owned).collect();
     field("end")?;
     if node.0 == 0 {
         return Err("has a node id of zero".into());
     }
-    Ok(Memory { node, cluster, volume, attach: AttachCounter(attach), peers })
+    Ok(Memory { node, cluster, volume, attach: AttachCounter(attach), term, peers })
 }
 
 #[cfg(test)]
@@ -140,6 +151,7 @@ mod tests {
             cluster: Some(ClusterId(7)),
             volume: None,
             attach: AttachCounter(12),
+            term: Some(Term { number: 3, node: NodeId(0x1f) }),
             peers: vec!["beta".into(), "gamma".into()],
         }
     }
@@ -149,8 +161,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = MemoryFile::new(folder.path(), "r0");
         assert_eq!(file.read().expect("nothing there"), None);
-        for peers in [memory().peers, Vec::new()] {
-            let memory = Memory { peers, ..memory() };
+        for (peers, term) in [(memory().peers, memory().term), (Vec::new(), None)] {
+            let memory = Memory { peers, term, ..memory() };
             file.write(&memory).expect("written");
             assert_eq!(file.read().expect("read"), Some(memory));
         }

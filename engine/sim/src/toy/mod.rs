@@ -38,7 +38,7 @@ use self::record::{Record, Report, Verdict};
 use crate::{
     Allowed, FaultKind,
     decision::Stream,
-    engine::{CreateSpec, Engine, FileFacts, MetaFacts},
+    engine::{CreateSpec, Engine, FileFacts, Memory, MetaFacts},
 };
 
 /// What the engine's disk actions are for; the tag is the place in a list that only grows.
@@ -577,8 +577,8 @@ impl Engine for Toy {
         }
     }
 
-    fn stable_attach(&self) -> u64 {
-        0
+    fn to_remember(&self) -> Memory {
+        Memory::default()
     }
 
     fn inspect(_: &[u8]) -> Option<MetaFacts> {

@@ -11,7 +11,7 @@ use super::{World, agenda::Due, node::peer_node};
 use crate::{
     coverage,
     decision::mix,
-    engine::{Engine, FileFacts},
+    engine::{Engine, FileFacts, Memory},
     oracle::Answerer,
     plan::MILLISECOND,
 };
@@ -103,7 +103,7 @@ impl<E: Engine> World<'_, E> {
         let files = FileFacts {
             data_len: if truncated { size_bytes / 2 } else { size_bytes },
             meta_len: this.disk.meta().len() as u64,
-            remembered_attach: this.remembered_attach,
+            remembered: this.memory,
         };
         this.epoch += 1;
         this.started = now;
@@ -168,8 +168,9 @@ impl<E: Engine> World<'_, E> {
         weighty |= std::mem::take(&mut self.commit_ended);
         if weighty {
             let this = &mut self.nodes[node];
-            let stable = this.engine.as_ref().map_or(0, E::stable_attach);
-            this.remembered_attach = this.remembered_attach.max(stable);
+            let stable = this.engine.as_ref().map_or_else(Memory::default, E::to_remember);
+            this.memory.attach = this.memory.attach.max(stable.attach);
+            this.memory.term = this.memory.term.max(stable.term);
             // Before the replies of the same event are judged: they count under what the engine is now.
             self.look(node);
         }

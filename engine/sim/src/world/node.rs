@@ -17,6 +17,7 @@ use crate::{
     clock::Clock,
     decision::{Concern, Stream, mix},
     disk::Disk,
+    engine::Memory,
     plan::Plan,
 };
 
@@ -58,8 +59,8 @@ pub(crate) struct Node<E> {
     pub(crate) unfit_until: u64,
     /// The data file looks shorter than it is at the next start.
     pub(crate) truncated: bool,
-    /// What its state directory, on another disk, remembers of the attach counter (design D6).
-    pub(crate) remembered_attach: u64,
+    /// What its state directory, on another disk, remembers.
+    pub(crate) memory: Memory,
     /// A blank disk was put in: made anew at the next start.
     pub(crate) blank: bool,
     /// Commands without an answer.
@@ -105,7 +106,7 @@ impl<E> Node<E> {
             boot_due: false,
             unfit_until: 0,
             truncated: false,
-            remembered_attach: 0,
+            memory: Memory::default(),
             blank: false,
             commands: Vec::new(),
             forced: false,

@@ -300,7 +300,7 @@ impl<E: Engine> World<'_, E> {
     fn snapshot(&mut self, entry: usize, data: bool, meta: bool) -> bool {
         let Planned { node, lasts, key, .. } = self.plan.faults[entry];
         let this = &mut self.nodes[node];
-        let attach = if E::INSPECTS { this.remembered_attach } else { this.epoch.into() };
+        let attach = if E::INSPECTS { this.memory.attach } else { this.epoch.into() };
         match this.disk.snapshot_attach() {
             // Design D6 finds a copy by the attach counter: it must have risen since the copy was taken.
             Some(taken) if taken < attach && this.runs() => {

@@ -149,6 +149,7 @@ impl Runner {
             volume: memory.volume,
             node: Some(memory.node),
             attach_counter: Some(memory.attach),
+            highest_term: memory.term,
         };
         let files = FileFacts {
             meta_bytes: meta.shape().size_bytes,

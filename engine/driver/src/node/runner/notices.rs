@@ -119,6 +119,7 @@ impl Runner {
             cluster: stable.cluster,
             volume: stable.volume,
             attach: stable.attach_counter,
+            term: stable.highest_term,
             peers: inner.memory.peers.clone(),
         };
         if memory == inner.memory {
