@@ -95,15 +95,11 @@ impl Volume {
         self.advance_promotion();
     }
 
-    /// What refuses a promotion before anybody is asked, even a forced one.
+    /// What refuses a promotion before anybody is asked, even a forced one. That a peer has said that it is primary
+    /// does not: it may be dead by now, and what is not answered says so (P3).
     fn may_ask(&self) -> Result<(), &'static str> {
-        for peer in &self.peers {
-            if peer.told.is_some_and(|told| told.role == Role::Primary) {
-                return Err("the peer is primary; make it secondary first");
-            }
-            if peer.is_split() {
-                return Err("the histories have parted (split brain); use `resolve` first");
-            }
+        if self.peers.iter().any(super::peer::Peer::is_split) {
+            return Err("the histories have parted (split brain); use `resolve` first");
         }
         if self.has_third_nodes() && self.is_target() {
             return Err("a resync into this node is under way; wait for its end, or disconnect its source");
@@ -253,7 +249,10 @@ impl Volume {
         }
         let Some(Promotion { stage: PromotionStage::Flushing, .. }) = &self.promotion else { return };
         let promotion = self.promotion.take().expect("just looked at");
-        if let Err(why) = self.may_ask().and_then(|()| self.may_promote(promotion.force)) {
+        let sees_primary =
+            self.peers.iter().any(|peer| peer.told.is_some_and(|told| told.role == Role::Primary));
+        let may = if sees_primary { Err("a peer became primary meanwhile") } else { self.may_ask() };
+        if let Err(why) = may.and_then(|()| self.may_promote(promotion.force)) {
             self.answer_maybe(promotion.id, Err(why));
             return;
         }
