@@ -89,8 +89,12 @@ impl Cluster {
             boot_clock_nanos: 0,
             entropy: node as u128 + 7,
         };
-        let files =
-            FileFacts { meta_bytes: meta.len() as u64, data_bytes: SIZE, remembered: Remembered::default() };
+        let files = FileFacts {
+            meta_bytes: meta.len() as u64,
+            data_bytes: SIZE,
+            reads_media: false,
+            remembered: Remembered::default(),
+        };
         let volume = Volume::attach(config, run, files, self.now, &mut self.actions);
         self.nodes.push(Node { volume, meta });
         self.carry_out(node);

@@ -87,7 +87,12 @@ impl Alone {
             max_inflight_writes: 1024,
         };
         let run = RunInfo { boot: BootId(1), instance: InstanceId(1), boot_clock_nanos: 0, entropy: 7 };
-        let files = FileFacts { meta_bytes: end, data_bytes: size, remembered: Remembered::default() };
+        let files = FileFacts {
+            meta_bytes: end,
+            data_bytes: size,
+            reads_media: false,
+            remembered: Remembered::default(),
+        };
         let now = Timestamp(1);
         let mut actions = Vec::new();
         let volume = Volume::attach(config, run, files, now, &mut actions);

@@ -53,6 +53,7 @@ impl Engine for Volume {
         let files = volume::FileFacts {
             meta_bytes: files.meta_len,
             data_bytes: files.data_len,
+            reads_media: false,
             remembered: volume::Remembered {
                 attach_counter: Some(AttachCounter(files.remembered.attach)),
                 highest_term: files.remembered.term,

@@ -49,6 +49,9 @@ pub struct FileFacts {
     pub meta_bytes: u64,
     /// Length of the data.
     pub data_bytes: u64,
+    /// Whether reads of the data come from the device, past the kernel's cache, which may show what a failed flush has
+    /// lost (`O_DIRECT`).
+    pub reads_media: bool,
     /// What the state directory remembers.
     pub remembered: Remembered,
 }
@@ -272,7 +275,7 @@ impl Volume {
             Step::Stabilising => panic!("nothing is read after the bitmaps"),
         };
         let left = match (&self.store, left) {
-            (Some(_), None) => Some(self.begin_run(files.remembered, may_be_old, both_good)),
+            (Some(_), None) => Some(self.begin_run(files, may_be_old, both_good)),
             (_, left) => left,
         };
         Ok(Opening { files, step, left, may_be_old, both_good })
@@ -292,7 +295,7 @@ impl Volume {
     }
 
     /// Takes account of what the last run left, before anything of it is overwritten.
-    fn begin_run(&mut self, remembered: Remembered, may_be_old: bool, both_good: bool) -> Left {
+    fn begin_run(&mut self, files: FileFacts, may_be_old: bool, both_good: bool) -> Left {
         let run = self.run;
         let store = self.store_mut();
         let superblock = store.superblock();
@@ -306,9 +309,9 @@ impl Volume {
         // What the kernel's cache shows is what the media have if the last run ended well, or if the kernel has been
         // booted since. (That an earlier run met a failed flush may not have come as far as the metadata.)
         let booted_since = run.boot_clock_nanos < superblock.counted_at_boot_nanos;
-        let reads_media = clean || booted_since || superblock.instance.is_none();
-        store.begin_run(run, remembered.attach_counter);
-        if let Some(term) = remembered.highest_term {
+        let reads_media = files.reads_media || clean || booted_since || superblock.instance.is_none();
+        store.begin_run(run, files.remembered.attach_counter);
+        if let Some(term) = files.remembered.highest_term {
             store.raise_term(term);
         }
         let lost = store.evidence().power == Power::Lost;

@@ -126,8 +126,12 @@ impl Trio {
             boot_clock_nanos: self.now.0,
             entropy: number << 64 | node as u128,
         };
-        let files =
-            FileFacts { meta_bytes: META as u64, data_bytes: SIZE as u64, remembered: Remembered::default() };
+        let files = FileFacts {
+            meta_bytes: META as u64,
+            data_bytes: SIZE as u64,
+            reads_media: false,
+            remembered: Remembered::default(),
+        };
         let mut actions = Vec::new();
         self.nodes[node].wake = None;
         self.nodes[node].volume = Some(Volume::attach(config, run, files, self.now, &mut actions));

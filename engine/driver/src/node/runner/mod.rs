@@ -154,6 +154,7 @@ impl Runner {
         let files = FileFacts {
             meta_bytes: meta.shape().size_bytes,
             data_bytes: data.shape().size_bytes,
+            reads_media: data.shape().direct,
             remembered,
         };
         let features = Arc::new(export::features(&settings.name, data.shape()));
