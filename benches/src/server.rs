@@ -3,21 +3,12 @@
 use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result};
 
-/// From start to a socket that accepts.
-const START_LIMIT: Duration = Duration::from_secs(10);
-
-/// From SIGTERM to the end.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
-
-/// The unit of CPU times in `/proc` (USER_HZ, 100 on every platform that Rust's Linux targets have).
-const TICK_MILLISECONDS: u64 = 10;
+use crate::process::Process;
 
 /// The name under which every server exports the image.
 pub const EXPORT: &str = "bench";
@@ -89,7 +80,7 @@ impl Peer {
     ///
     /// # Errors
     /// It is missing, or does not come up; its messages are on stderr.
-    pub fn start(&self, image: &Path, socket: &Path) -> Result<Server> {
+    pub fn start(&self, image: &Path, socket: &Path) -> Result<Process> {
         let mut command = Command::new(self.program());
         match self {
             Self::Evenkeel(_) => {
@@ -106,84 +97,6 @@ impl Peer {
                 .arg(image)
                 .arg("cache=none"),
         };
-        command.env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
-        let child =
-            command.spawn().with_context(|| format!("{}: Debian package {}", self.name(), self.package()))?;
-        let mut server = Server { child, name: self.name() };
-        let begin = Instant::now();
-        while UnixStream::connect(socket).is_err() {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("{} ended with {status} before it served", self.name());
-            }
-            ensure!(begin.elapsed() < START_LIMIT, "{} did not serve within {START_LIMIT:?}", self.name());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(server)
-    }
-}
-
-/// A running server; killed on drop.
-#[derive(Debug)]
-pub struct Server {
-    child: Child,
-    name: &'static str,
-}
-
-impl Server {
-    /// CPU time that the process has used so far, with all its threads. The kernel's workers for its io_uring
-    /// are threads of the process and count.
-    ///
-    /// # Errors
-    /// `/proc` cannot be read.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        let path = format!("/proc/{}/stat", self.child.id());
-        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        ticks_in(&text)
-            .map(|ticks| Duration::from_millis(ticks * TICK_MILLISECONDS))
-            .with_context(|| format!("{path} is not as expected: {text}"))
-    }
-
-    /// Ends it in order.
-    ///
-    /// # Errors
-    /// It does not end.
-    pub fn stop(mut self) -> Result<()> {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM)?;
-        let begin = Instant::now();
-        while self.child.try_wait()?.is_none() {
-            ensure!(begin.elapsed() < STOP_LIMIT, "{} did not end within {STOP_LIMIT:?}", self.name);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            // Both fail only if the process is gone already.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
-/// utime + stime of `/proc/PID/stat`: fields 14 and 15, counted behind the name, which may contain anything.
-fn ticks_in(stat: &str) -> Option<u64> {
-    let behind_name = &stat[stat.rfind(')')? + 1..];
-    let fields: Vec<&str> = behind_name.split_whitespace().collect();
-    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cpu_time_is_read_behind_any_name() {
-        let stat = "12 (a) b) S 1 1 1 0 -1 4194560 100 0 0 0 70 30 0 0 20 0 3 0 5 6 7";
-        assert_eq!(ticks_in(stat), Some(100));
-        assert_eq!(ticks_in("12 no name"), None);
+        Process::start(self.name(), self.package(), &mut command, || UnixStream::connect(socket).is_ok())
     }
 }
