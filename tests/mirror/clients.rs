@@ -36,7 +36,7 @@ fn what_real_clients_write_is_on_both_nodes() -> Result<()> {
         run(tool("fio")?
             .args(["--name=verify", "--ioengine=nbd", "--rw=randwrite", "--bs=4k", "--iodepth=16"])
             .args(["--offset=16M", "--size=16M", "--io_size=8M", "--verify=crc32c", "--do_verify=1"])
-            .args(["--verify_fatal=1", "--randseed=1", "--output-format=terse"])
+            .args(["--verify_fatal=1", "--verify_state_save=0", "--randseed=1", "--output-format=terse"])
             .arg(format!("--uri={uri}")))?
         .success()?;
         let info = run(tool("nbdinfo")?.arg("--json").arg(&uri))?.success()?;

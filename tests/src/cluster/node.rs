@@ -24,7 +24,7 @@ use super::{Folders, VolumeStatus, init};
 use crate::{
     raw::Address,
     serve::binary,
-    tools::{Output, pid_of, run, wait_for_exit, wait_until},
+    tools::{Output, pid_of, run_within, wait_for_exit, wait_until},
 };
 
 /// From start to the first answer of the daemon, and from one state to another that a test waits for. Generous: the
@@ -33,6 +33,12 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// From SIGTERM to the end: 10 s by design rule P6, and something for a busy machine.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
+
+/// No command takes longer.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// The status in the report of a failure: a daemon that does not answer is what failed.
+const REPORT_LIMIT: Duration = Duration::from_secs(5);
 
 /// So much of a log is shown when a test fails.
 const SHOWN: u64 = 16 << 10;
@@ -299,7 +305,9 @@ impl Node {
 
     /// The end of the log and the status, for the report of a failure.
     pub(super) fn report(&self) -> String {
-        let status = match self.run(&["status", "--json"]) {
+        // One that stands still would not answer; fails if it does not run.
+        let _ = self.resume();
+        let status = match self.run_within(&["status", "--json"], REPORT_LIMIT) {
             Ok(output) => output.stdout,
             Err(error) => format!("{error:#}"),
         };
@@ -319,9 +327,13 @@ impl Node {
     /// # Errors
     /// It could not be run, or took too long. A failing exit code is no error here.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
+        self.run_within(arguments, COMMAND_LIMIT)
+    }
+
+    fn run_within(&self, arguments: &[&str], limit: Duration) -> Result<Output> {
         let mut command = Command::new(binary()?);
         command.args(arguments).env("EVENKEEL_RUN_DIR", &self.folders.run);
-        run(&mut command)
+        run_within(&mut command, limit)
     }
 
     /// Runs a command that must succeed; what it printed.

@@ -119,8 +119,17 @@ impl<'a> Trial<'a> {
     /// It is refused, or does not serve.
     pub fn promote_by_force(&mut self, node: usize, promise: Promise) -> Result<()> {
         self.load.away()?;
-        // At once: who has not noticed yet that the primary is gone finds out by asking it (P3).
         let next = &self.cluster.nodes[node];
+        let gone = self.primary().name();
+        if self.cluster.nodes.len() > 2 {
+            // A third node in sync with the old primary refuses until it has noticed its loss (P3).
+            for node in self.cluster.nodes.iter().filter(|node| node.name() != gone) {
+                node.wait_for(&self.volume, &format!("{gone} is gone"), |s| {
+                    s.peer(gone).replication == "off"
+                })?;
+            }
+        }
+        // With two nodes at once: the other finds out by asking (P3).
         next.force_primary(&self.volume)?;
         self.primary = node;
         if promise != Promise::Answered {
