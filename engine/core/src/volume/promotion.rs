@@ -314,7 +314,8 @@ impl Volume {
         if self.disk != DiskState::UpToDate || self.now < resumption.again_from {
             return;
         }
-        let all_met = self.peers.iter().all(super::peer::Peer::is_in_sync);
+        // One that gets its blocks from this node is met: only a target waits for the end of the resync (P7).
+        let all_met = self.peers.iter().all(|peer| peer.is_in_sync() || peer.receives());
         let none_there = self.peers.iter().all(|peer| peer.link.is_none());
         let alone = none_there && resumption.may_alone && self.now >= resumption.alone_from;
         if all_met || alone {
