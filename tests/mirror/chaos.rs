@@ -1,6 +1,8 @@
 //! Rounds of faults under load, on each protocol: both sides killed, stopped and cut off again and again, and the judge
 //! at the end of each round.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
     cluster::{Cluster, ClusterOptions, Links, Trial, VolumeSpec},
@@ -83,7 +85,12 @@ impl Action {
                 trial.secondary().resume()?;
             }
             Self::StopPrimary => {
+                let node = trial.primary().name();
                 trial.primary().pause()?;
+                // Shorter than that, it would not know that it stood still (P8).
+                trial.secondary().wait_for("r0", &format!("{node} is lost"), |status| {
+                    status.peer(node).connection != "connected" || status.peer(node).replication == "off"
+                })?;
                 trial.promote_by_force(secondary, promise)?;
                 cluster.nodes[primary].resume()?;
             }
@@ -113,7 +120,9 @@ fn round(protocol: char, seed: u64) -> Result<()> {
         actions.swap(last, other);
     }
     Cluster::run(options, |cluster| {
-        let mut trial = Trial::start(cluster, LoadOptions { seed, ..LoadOptions::default() })?;
+        // A little air between answers: the faults are to be met by the load, not by a machine that is full.
+        let load = LoadOptions { seed, pause: Duration::from_millis(1), ..LoadOptions::default() };
+        let mut trial = Trial::start(cluster, load)?;
         for &action in &actions {
             trial.load.wait_for_writes(50)?;
             let node = trial.primary().name();

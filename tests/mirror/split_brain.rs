@@ -66,8 +66,13 @@ fn split(loser: usize) -> Result<()> {
         let (loser, winner) = (&cluster.nodes[loser], &cluster.nodes[1 - loser]);
         let shown = winner.ok(&["resolve", "r0", "--discard", loser.name(), "--dry-run"])?;
         ensure!(shown.contains(loser.name()), "what would be lost: {shown}");
-        winner.refused(&["resolve", "r0", "--discard", loser.name()], 4).context("--yes is missing")?;
         ensure!(before == [hash(alpha)?, hash(beta)?], "data moved before it was resolved");
+        if loser.volume("r0")?.role == "primary" {
+            // Its clients must leave before their data are discarded.
+            let refusal = winner.refused(&["resolve", "r0", "--discard", loser.name(), "--yes", "r0"], 4)?;
+            ensure!(refusal.contains("secondary"), "{refusal}");
+            loser.secondary("r0")?;
+        }
         winner.ok(&["resolve", "r0", "--discard", loser.name(), "--yes", "r0"])?;
         for node in [winner, loser] {
             node.wait_synced("r0")?;

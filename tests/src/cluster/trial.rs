@@ -5,10 +5,11 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Cluster, Node, VolumeStatus};
+use super::{Cluster, Node, VolumeStatus, node::LIMIT};
 use crate::{
     judge::{Clock, Fault, History, Permits, Promise, Snapshot, convergence, judge},
     load::{Load, LoadOptions},
+    tools::wait_until,
 };
 
 /// A running trial.
@@ -120,17 +121,21 @@ impl<'a> Trial<'a> {
     pub fn promote_by_force(&mut self, node: usize, promise: Promise) -> Result<()> {
         self.load.away()?;
         let next = &self.cluster.nodes[node];
-        let gone = self.primary().name();
         if self.cluster.nodes.len() > 2 {
-            // A third node in sync with the old primary refuses until it has noticed its loss (P3).
-            for node in self.cluster.nodes.iter().filter(|node| node.name() != gone) {
-                node.wait_for(&self.volume, &format!("{gone} is gone"), |s| {
-                    s.peer(gone).replication == "off"
-                })?;
-            }
+            // The survivors have to notice the loss and to become equal first (P3, G9); until then it is refused.
+            let mut last = String::new();
+            wait_until("the survivors allow a promotion", LIMIT, || match next.force_primary(&self.volume) {
+                Ok(()) => true,
+                Err(error) => {
+                    last = format!("{error:#}");
+                    false
+                }
+            })
+            .context(last)?;
+        } else {
+            // At once: the other finds out by asking (P3).
+            next.force_primary(&self.volume)?;
         }
-        // With two nodes at once: the other finds out by asking (P3).
-        next.force_primary(&self.volume)?;
         self.primary = node;
         if promise != Promise::Answered {
             self.read_image(node, promise)?;
