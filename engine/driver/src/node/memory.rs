@@ -16,13 +16,17 @@
 //! ```
 
 use std::{
+    cell::{Cell, RefCell},
     fs, io,
     io::Write as _,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use evenkeel_core::ids::{AttachCounter, ClusterId, NodeId, Term, VolumeId};
 use thiserror::Error;
+
+use super::abort;
 
 /// The folder within the state directory.
 const FOLDER: &str = "volumes";
@@ -90,6 +94,44 @@ impl MemoryFile {
         file.sync_all()?;
         fs::rename(&fresh, &self.path)?;
         fs::File::open(folder)?.sync_all()
+    }
+}
+
+/// Writes what is to be remembered, one after the other and the newest last; what is replaced meanwhile is left out.
+#[derive(Debug)]
+pub(super) struct MemoryWriter {
+    file: MemoryFile,
+    next: RefCell<Option<Memory>>,
+    is_writing: Cell<bool>,
+}
+
+impl MemoryWriter {
+    pub(super) fn new(file: MemoryFile) -> Rc<Self> {
+        Rc::new(Self { file, next: RefCell::default(), is_writing: Cell::new(false) })
+    }
+
+    /// Returns at once.
+    pub(super) fn write(self: &Rc<Self>, memory: Memory) {
+        *self.next.borrow_mut() = Some(memory);
+        if self.is_writing.replace(true) {
+            return;
+        }
+        let this = Rc::clone(self);
+        abort::spawn(async move {
+            while let Some(memory) = this.take_next() {
+                let file = this.file.clone();
+                match tokio::task::spawn_blocking(move || file.write(&memory)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(%error, "what this node is to remember is not"),
+                    Err(error) => panic!("writing a file panicked: {error}"),
+                }
+            }
+            this.is_writing.set(false);
+        });
+    }
+
+    fn take_next(&self) -> Option<Memory> {
+        self.next.borrow_mut().take()
     }
 }
 

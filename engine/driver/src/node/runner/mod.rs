@@ -51,7 +51,7 @@ pub(super) use self::{
 use super::{
     abort, clock,
     events::Events,
-    memory::{Memory, MemoryFile},
+    memory::{Memory, MemoryFile, MemoryWriter},
     problem::Problem,
     settings::VolumeSettings,
 };
@@ -98,7 +98,7 @@ pub(super) struct Runner {
     clients: RefCell<BTreeMap<ClientId, Rc<Client>>>,
     client_left: Notify,
     events: Events,
-    memory_file: MemoryFile,
+    memory_writer: Rc<MemoryWriter>,
     remarks: RefCell<Remarks>,
     /// Changes when the volume has been opened, or could not be.
     settled: watch::Sender<bool>,
@@ -190,7 +190,7 @@ impl Runner {
             clients: RefCell::default(),
             client_left: Notify::new(),
             events,
-            memory_file,
+            memory_writer: MemoryWriter::new(memory_file),
             remarks: RefCell::default(),
             settled: watch::Sender::new(false),
             tasks: RefCell::default(),
@@ -238,6 +238,7 @@ impl Runner {
             self.handle(inner, clock::now(), event);
         }
         self.data.submit();
+        self.remember(inner);
         if std::mem::take(&mut inner.export_may_change) {
             self.update_export(&inner.volume);
         }

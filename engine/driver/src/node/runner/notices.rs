@@ -14,7 +14,7 @@ use evenkeel_core::{
 use super::{Inner, Runner};
 use crate::{
     link::{Cause, Ending, Problem as LinkProblem},
-    node::{abort, files, memory::Memory, problem::Problem},
+    node::{files, memory::Memory, problem::Problem},
 };
 
 /// What is remembered of it for `status`.
@@ -48,7 +48,6 @@ pub(in crate::node) struct PeerRemarks {
 impl Runner {
     pub(super) fn on_notice(&self, inner: &mut Inner, notice: Notice) {
         inner.export_may_change = true;
-        self.remember(inner);
         let name = self.name();
         let mut remarks = self.remarks.borrow_mut();
         let (peer, kind, text) = match notice {
@@ -112,8 +111,14 @@ impl Runner {
     }
 
     /// Replaces what the state directory remembers by what is stable on the disk, if that has changed.
-    fn remember(&self, inner: &mut Inner) {
+    pub(super) fn remember(&self, inner: &mut Inner) {
         let Some(stable) = inner.volume.stable_superblock() else { return };
+        let known = &inner.memory;
+        if (stable.node, stable.cluster, stable.volume) == (known.node, known.cluster, known.volume)
+            && (stable.attach_counter, stable.highest_term) == (known.attach, known.term)
+        {
+            return;
+        }
         let memory = Memory {
             node: stable.node,
             cluster: stable.cluster,
@@ -122,21 +127,8 @@ impl Runner {
             term: stable.highest_term,
             peers: inner.memory.peers.clone(),
         };
-        if memory == inner.memory {
-            return;
-        }
         inner.memory = memory.clone();
-        let (file, name) = (self.memory_file.clone(), self.name());
-        let written = tokio::task::spawn_blocking(move || file.write(&memory));
-        abort::spawn(async move {
-            match written.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(volume = name, %error, "what this node is to remember is not")
-                }
-                Err(error) => panic!("writing a file panicked: {error}"),
-            }
-        });
+        self.memory_writer.write(memory);
     }
 
     pub(super) fn note_link_end(&self, peer: PeerIndex, end: &Ending) {
