@@ -79,9 +79,9 @@ impl Fuse {
 
 impl Drop for Fuse {
     fn drop(&mut self) {
+        // Nothing must stay mounted, also when nbdfuse ended with its server. Fails if it is unmounted already.
+        let _ = as_root("fusermount3").and_then(|mut c| run(c.arg("-uz").arg(&self.mountpoint)));
         if matches!(self.process.try_wait(), Ok(None)) {
-            // Best effort after a failed test: nothing must stay mounted.
-            let _ = as_root("fusermount3").and_then(|mut c| run(c.arg("-uz").arg(&self.mountpoint)));
             let _ = self.process.kill();
             let _ = self.process.wait();
         }
