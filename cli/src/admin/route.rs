@@ -12,7 +12,11 @@ use super::{
     document::{EventDocument, EventsDocument, StatusDocument},
     fault::{Fault, FaultCode},
 };
-use crate::{daemon::Settings, options::Options};
+use crate::{
+    daemon::Settings,
+    options::Options,
+    units::{RateError, RateLimit},
+};
 
 /// What a request comes to.
 pub(super) type Answer = Result<Value, Fault>;
@@ -83,9 +87,15 @@ struct ResolveBody {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PauseBody {
-    pause: bool,
+#[serde(untagged, deny_unknown_fields)]
+enum ResyncBody {
+    Pause {
+        pause: bool,
+    },
+    /// As in the configuration: `50MiB/s`, or `none`.
+    Limit {
+        limit: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -144,7 +154,15 @@ fn command(verb: &str, body: &[u8]) -> Result<VolumeCommand, Fault> {
             let Nothing {} = parse(body)?;
             VolumeCommand::Invalidate
         }
-        "resync" => VolumeCommand::PauseResync(parse::<PauseBody>(body)?.pause),
+        "resync" => match parse::<ResyncBody>(body)? {
+            ResyncBody::Pause { pause } => VolumeCommand::PauseResync(pause),
+            ResyncBody::Limit { limit } => {
+                let RateLimit(limit) = limit
+                    .parse()
+                    .map_err(|error: RateError| Fault::new(FaultCode::Usage, error.to_string()))?;
+                VolumeCommand::LimitResync(limit)
+            }
+        },
         "verify" => {
             let VerifyBody { peer, repair } = parse(body)?;
             VolumeCommand::Verify { peer, repair }
@@ -274,6 +292,12 @@ mod tests {
             Ok(VolumeCommand::Verify { peer: None, repair: true })
         );
         assert_eq!(command("resync", r#"{"pause":true}"#), Ok(VolumeCommand::PauseResync(true)));
+        for (body, limit) in [(r#"{"limit":"50MiB/s"}"#, Some(50 << 20)), (r#"{"limit":"none"}"#, None)] {
+            assert_eq!(command("resync", body), Ok(VolumeCommand::LimitResync(limit)));
+        }
+        for body in ["", r#"{"limit":null}"#, r#"{"limit":"fast"}"#] {
+            assert_eq!(command("resync", body).expect_err("refused").code, FaultCode::Usage);
+        }
     }
 
     #[test]

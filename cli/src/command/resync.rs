@@ -42,12 +42,12 @@ pub(crate) struct Invalidate {
 
 pub(crate) async fn run(options: &Options, arguments: &Arguments) -> Result<()> {
     let client = Client::new(options);
-    if arguments.limit.is_some() {
-        let text =
-            "changing the limit of a running volume is not there yet; set resync_limit in the configuration";
-        return Err(Ended::error(Failure::Other, text));
-    }
-    order(&client, &arguments.name, "resync", &json!({ "pause": arguments.pause })).await
+    let body = match arguments.limit {
+        Some(RateLimit(None)) => json!({ "limit": "none" }),
+        Some(RateLimit(Some(bytes))) => json!({ "limit": format!("{bytes}/s") }),
+        None => json!({ "pause": arguments.pause }),
+    };
+    order(&client, &arguments.name, "resync", &body).await
 }
 
 pub(crate) async fn invalidate(options: &Options, arguments: &Invalidate) -> Result<()> {

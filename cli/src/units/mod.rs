@@ -5,5 +5,5 @@ mod rate;
 mod size;
 
 pub(crate) use duration::Span;
-pub(crate) use rate::{RateLimit, rate_per_second};
+pub(crate) use rate::{RateError, RateLimit, rate_per_second};
 pub(crate) use size::ByteSize;
