@@ -7,7 +7,7 @@
 //! goes, the licence to lose is recorded, and the floor of flushed writes is what remains owed by the nodes that
 //! were in sync.
 
-use evenkeel_core::volume::config::Protocol;
+use evenkeel_core::volume::{DiskState, config::Protocol};
 
 use super::cut::Demand;
 
@@ -30,6 +30,10 @@ impl NodeSet {
 
     pub(crate) fn has(self, node: usize) -> bool {
         self.0 & (1 << node) != 0
+    }
+
+    pub(crate) fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
     }
 
     pub(crate) fn is_empty(self) -> bool {
@@ -63,6 +67,8 @@ pub(crate) struct Copies {
     pub(crate) holders: NodeSet,
     /// Who was in sync at the last acknowledgement, whatever happened since.
     pub(crate) in_sync: NodeSet,
+    /// Whose copy calls itself half synced or failed, as far as is known: it may hold everything, and is no good copy.
+    unfit: NodeSet,
     /// The last good copy was damaged.
     damaged: bool,
     /// How often each node lost its memory (on B: or its process).
@@ -79,6 +85,7 @@ impl Copies {
             protocol,
             holders: everybody,
             in_sync: everybody,
+            unfit: NodeSet::default(),
             damaged: false,
             losses: vec![0; nodes],
             seen: vec![vec![None; nodes]; nodes],
@@ -167,9 +174,20 @@ impl Copies {
         }
     }
 
-    /// Whether a node's copy may be damaged without taking the last good one.
+    /// What a node's copy calls itself.
+    pub(crate) fn shows(&mut self, node: usize, disk: DiskState) {
+        match disk {
+            DiskState::Inconsistent | DiskState::Failed => self.unfit.insert(node),
+            DiskState::Outdated | DiskState::Consistent | DiskState::UpToDate => self.unfit.remove(node),
+            // Not read yet, or not there: what was seen of it last is still true.
+            DiskState::Diskless => {}
+        }
+    }
+
+    /// Whether a node's copy may be damaged without taking the last good one. The target of a resync is none, even if
+    /// it happens to have everything: it may not be promoted while its source is gone.
     pub(crate) fn may_damage(&self, node: usize) -> bool {
-        self.holders.others_than(node)
+        self.holders.without(self.unfit).others_than(node)
     }
 
     /// What the image of a node that becomes primary is held to.
@@ -238,6 +256,19 @@ mod tests {
         assert_eq!(alone.standard(1, false), Standard::Everything);
         alone.damage(0);
         assert_eq!(alone.standard(1, true), Standard::Nothing);
+    }
+
+    #[test]
+    fn a_target_is_no_copy_to_fall_back_on() {
+        let mut copies = Copies::new(2, Protocol::C);
+        copies.sees(0, 1, true);
+        copies.acknowledged(0, true);
+        assert!(copies.may_damage(0));
+        copies.shows(1, DiskState::Inconsistent);
+        copies.shows(1, DiskState::Diskless);
+        assert!(!copies.may_damage(0), "the other one is half synced");
+        copies.shows(1, DiskState::UpToDate);
+        assert!(copies.may_damage(0));
     }
 
     #[test]

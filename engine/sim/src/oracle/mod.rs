@@ -15,7 +15,7 @@ mod writers;
 
 use evenkeel_core::{
     ids::GenerationId,
-    volume::{config::Protocol, span::ByteSpan},
+    volume::{DiskState, config::Protocol, span::ByteSpan},
 };
 
 use self::{
@@ -270,6 +270,11 @@ impl Oracle {
     /// A node's copy is damaged, or may be.
     pub(crate) fn damaged(&mut self, node: usize) {
         self.copies.damage(node);
+    }
+
+    /// What a node's copy calls itself.
+    pub(crate) fn shows(&mut self, node: usize, disk: DiskState) {
+        self.copies.shows(node, disk);
     }
 
     /// Whether the fault atlas lets this node's copy be damaged.

@@ -16,6 +16,7 @@ impl<E: Engine> World<'_, E> {
         let Some(engine) = &self.nodes[node].engine else { return };
         let status = engine.status();
         self.nodes[node].state = coverage::state(&status);
+        self.oracle.shows(node, status.disk);
         let before = self.nodes[node].status.replace(status);
         for peer in (0..self.plan.nodes).filter(|peer| *peer != node) {
             let in_sync = self.in_sync(node, peer);
