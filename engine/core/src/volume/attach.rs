@@ -306,10 +306,11 @@ impl Volume {
             .boot_clock_nanos
             .checked_sub(superblock.counted_at_boot_nanos)
             .is_some_and(|elapsed| elapsed < RESUME_WITHIN_NANOS);
-        // What the kernel's cache shows is what the media have if the last run ended well, or if the kernel has been
-        // booted since. (That an earlier run met a failed flush may not have come as far as the metadata.)
-        let booted_since = run.boot_clock_nanos < superblock.counted_at_boot_nanos;
-        let reads_media = files.reads_media || clean || booted_since || superblock.instance.is_none();
+        // What the kernel's cache shows is what the media have if the last run ended well, or in another boot. (That an
+        // earlier run met a failed flush may not have come as far as the metadata, and older metadata know nothing of
+        // later runs.)
+        let cache_is_new = clean || !same_boot || superblock.instance.is_none();
+        let reads_media = files.reads_media || cache_is_new && !may_be_old;
         store.begin_run(run, files.remembered.attach_counter);
         if let Some(term) = files.remembered.highest_term {
             store.raise_term(term);

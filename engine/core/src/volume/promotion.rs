@@ -222,7 +222,12 @@ impl Volume {
         let absent = self.peers.iter().any(|peer| !peer.is_in_sync());
         match (self.disk, force) {
             (DiskState::Diskless | DiskState::Failed, _) => Err("this node has no working disk"),
-            (DiskState::Inconsistent, Force::Inconsistent) => Ok(()),
+            (DiskState::Inconsistent, Force::Inconsistent) if self.reads_media => Ok(()),
+            // What clients would read could be gone after a power loss, although a flush of theirs went well.
+            (DiskState::Inconsistent, Force::Inconsistent) => Err(
+                "a flush may have failed before, and what this disk shows may not be on its media; restart the \
+                 machine, so that nothing is read from its cache, and then again",
+            ),
             (DiskState::Inconsistent, Force::No | Force::Yes) => {
                 Err("this copy is half synced (Inconsistent); wait for the resync, or --force=inconsistent")
             }
