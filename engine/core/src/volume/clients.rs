@@ -37,6 +37,11 @@ impl Volume {
     pub(crate) fn on_request(&mut self, client: ClientId, id: RequestId, operation: ClientOperation) {
         let since = self.now;
         self.waiting.push_back(Waiting { client, id, operation, since });
+    }
+
+    /// After each event: what waits when there is no role to wait for must not be carried out under a later one
+    /// (W1; found by the simulator: a request that came while the role ended took effect when it was taken up again).
+    pub(crate) fn turn_clients_away(&mut self) {
         if !self.takes_clients() {
             self.fail_waiting(RequestError::Shutdown);
         }

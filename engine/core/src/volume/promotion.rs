@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{
     DiskState, Role,
     disk_failure::Failure,
-    io::{Action, Channel, CommandId, DiskError, Notice, RequestError},
+    io::{Action, Channel, CommandId, DiskError, Notice},
     operation::Purpose,
     operator::Force,
     status::Suspended,
@@ -313,7 +313,6 @@ impl Volume {
         }
         if self.peers.iter().any(|peer| peer.told.is_some_and(|told| told.role == Role::Primary)) {
             self.resumption = None;
-            self.fail_waiting(RequestError::Shutdown);
             return;
         }
         if self.disk != DiskState::UpToDate || self.now < resumption.again_from {

@@ -138,6 +138,7 @@ impl Volume {
             Event::Command { id, command } => self.on_command(id, command),
         }
         self.settle();
+        self.turn_clients_away();
         actions.append(&mut self.out);
     }
 
