@@ -54,5 +54,6 @@ impl Store {
         let flags = &mut self.change().flags;
         flags.entitled = true;
         flags.was_up_to_date = true;
+        self.set_unsettled();
     }
 }

@@ -99,8 +99,8 @@ impl Store {
             superblock.flags.consistent = false;
             superblock.flags.was_up_to_date = false;
             superblock.flags.entitled = false;
-            superblock.evidence.settled = false;
         }
+        self.set_unsettled();
     }
 
     /// R6: the source's head becomes ours, with what the source kept under it (G8).

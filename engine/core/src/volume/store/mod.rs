@@ -357,6 +357,14 @@ impl Store {
         self.change().evidence.settled = true;
     }
 
+    /// Writes come again, under the head that this copy has: a power loss may cost some (found by the simulator: a host
+    /// that had left cleanly under this head was taken for one that had lost nothing).
+    pub(crate) fn set_unsettled(&mut self) {
+        if self.wanted.evidence.settled {
+            self.change().evidence.settled = false;
+        }
+    }
+
     /// A peer with an equal copy has kept this much of the writes under the head that both have (G8).
     pub(crate) fn share_evidence(&mut self, theirs: Power) {
         let better = match (self.wanted.evidence.power, theirs) {
