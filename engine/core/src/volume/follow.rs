@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{
-    DiskState,
+    DiskState, Role,
     config::Protocol,
     disk_failure::Failure,
     host::Hosting,
@@ -172,6 +172,7 @@ impl Volume {
     }
 
     pub(crate) fn begin_following(&mut self, peer: PeerIndex, phase: Phase, progress: Option<Progress>) {
+        assert_eq!(self.role, Role::Secondary, "a primary follows nobody (G1)");
         let link = self.peer(peer).link.expect("a session has a link");
         self.store_mut().begin_session_of_leader(peer, link);
         self.peer_mut(peer).session = Session::Following(Box::new(Following::new(phase, progress)));

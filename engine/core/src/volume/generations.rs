@@ -97,9 +97,11 @@ impl Volume {
             self.peer_mut(peer).offered = None;
         }
         self.store_mut().after_commit(Then::GenerationStable(new.id));
-        // Reports that are out name the head of before. A session that has begun is told at its end.
+        // Reports that are out name the head of before. A session that has begun is told at its end, by its leader; as
+        // follower a primary may not go on with it (found by the simulator: promoted on its way into a session, it
+        // took a secondary for its leader, and sent it nothing).
         for peer in self.peer_indices() {
-            if !matches!(self.session(peer), Session::Starting(starting) if starting.begun) {
+            if !matches!(self.session(peer), Session::Starting(starting) if starting.begun && starting.leader) {
                 self.report_again(peer);
             }
         }

@@ -163,6 +163,9 @@ impl Volume {
             return;
         }
         let Session::Starting(starting) = &self.peer(peer).session else { return };
+        if starting.leader || !starting.begun {
+            return;
+        }
         let full = matches!(starting.verdict, Verdict::Resync { extent: Extent::Full(_), .. });
         if full && starting.copy {
             self.store_mut().mark_all_dirty(peer, crate::ids::Sequence::ZERO);
@@ -176,6 +179,9 @@ impl Volume {
             return;
         }
         let Session::Starting(starting) = &self.peer(peer).session else { return };
+        if starting.leader || !starting.begun {
+            return;
+        }
         let copy = starting.copy;
         let (_, theirs) = starting.comparing.theirs.as_ref().expect("it was concluded from");
         // Of a fresh pair the proposer has made its head only now; it comes with `Counted`.
@@ -195,6 +201,9 @@ impl Volume {
             return;
         }
         let Session::Starting(starting) = &self.peer(peer).session else { return };
+        if starting.leader || !starting.begun {
+            return;
+        }
         let copy = starting.copy;
         let progress = starting.progress(self.store().dirty_bytes(peer), self.now);
         let pulling = Pulling::new(copy, self.reads_media);
