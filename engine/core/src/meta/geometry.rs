@@ -292,7 +292,7 @@ mod tests {
         let geometry = Geometry::new(MAX_VOLUME_BYTES, 4096, 4 << 20, DEFAULT_SLOTS).unwrap();
         assert_eq!(geometry.extents(), 1 << 28);
         assert_eq!(geometry.bitmap_pages(), 8_659_209);
-        assert_eq!(geometry.log_pages(), 65);
+        assert_eq!(geometry.log_pages(), 66);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::codec::is_zero;
 use crate::ids::{MAX_PEERS, NodeId, PeerIndex};
 
 /// The version of every structure described in `docs/on-disk-format.md`.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
 /// Bytes of a header.
 pub(super) const HEADER_BYTES: usize = 32;

@@ -237,11 +237,11 @@ mod tests {
     fn regions_of_one_tebibyte() {
         let layout = Layout::new(geometry(), [peer(0)]).unwrap();
         assert_eq!(Layout::superblock_at(CopyId::B), MetaOffset(65_536));
-        assert_eq!(layout.log(), Region { start: 131_072, pages: 130 });
-        assert_eq!(layout.log_page_at(0, CopyId::B), MetaOffset(131_072 + 65 * 4096));
-        assert_eq!(layout.bitmap(peer(0)), Some(Region { start: 663_552, pages: 8457 }));
+        assert_eq!(layout.log(), Region { start: 131_072, pages: 132 });
+        assert_eq!(layout.log_page_at(0, CopyId::B), MetaOffset(131_072 + 66 * 4096));
+        assert_eq!(layout.bitmap(peer(0)), Some(Region { start: 671_744, pages: 8457 }));
         assert_eq!(layout.bitmap(peer(1)), None);
-        assert_eq!(layout.end(), 663_552 + 8457 * 4096);
+        assert_eq!(layout.end(), 671_744 + 8457 * 4096);
     }
 
     #[test]

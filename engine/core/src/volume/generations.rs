@@ -101,7 +101,8 @@ impl Volume {
         // follower a primary may not go on with it (found by the simulator: promoted on its way into a session, it
         // took a secondary for its leader, and sent it nothing).
         for peer in self.peer_indices() {
-            if !matches!(self.session(peer), Session::Starting(starting) if starting.begun && starting.leader) {
+            if !matches!(self.session(peer), Session::Starting(starting) if starting.begun && starting.leader)
+            {
                 self.report_again(peer);
             }
         }
