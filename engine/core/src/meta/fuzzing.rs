@@ -71,6 +71,7 @@ fn superblock() -> Superblock {
         boot: None,
         instance: None,
         attach_counter: AttachCounter(4),
+        given_up_at: AttachCounter::default(),
         counted_at_boot_nanos: 0,
         clean_shutdown: None,
         flags: Flags { consistent: true, ..Flags::default() },

@@ -323,6 +323,7 @@ mod tests {
             boot: None,
             instance: None,
             attach_counter: AttachCounter(0),
+            given_up_at: AttachCounter::default(),
             counted_at_boot_nanos: 0,
             clean_shutdown: None,
             flags: Flags { fresh: true, consistent: true, ..Flags::default() },

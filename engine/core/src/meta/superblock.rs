@@ -29,6 +29,7 @@ const RUN_AT: usize = 224;
 const FLAGS_AT: usize = 296;
 const PEERS_AT: usize = 352;
 const PEER_BYTES: usize = 64;
+const GIVEN_UP_AT: usize = PEERS_AT + MAX_PEERS * PEER_BYTES;
 const HISTORY_AT: usize = 1024;
 const GENERATION_BYTES: usize = 32;
 /// Ancestors for which the format has room.
@@ -136,6 +137,9 @@ pub struct Superblock {
     pub instance: Option<InstanceId>,
     /// Rises at every attach and once a minute while data changes (design D6).
     pub attach_counter: AttachCounter,
+    /// When the attach counter had this value, nothing in the copy counted any more: it was made anew, or found to have
+    /// been set back. So a peer that has seen lower values says nothing about what the copy has become since.
+    pub given_up_at: AttachCounter,
     /// What the boot-time clock showed, in nanoseconds, when the counter last rose (design P7).
     pub counted_at_boot_nanos: u64,
     /// The attach counter at a clean shutdown. Attaching raises the counter, so an old record ends by itself.
@@ -175,6 +179,7 @@ impl Superblock {
             (self.clean_shutdown == Some(AttachCounter(0)), "shut down in a run that has not begun"),
             (self.clean_shutdown > Some(self.attach_counter), "shut down in a run that has not begun"),
             (shown > Some(self.attach_counter), "it has shown a counter that it has not reached"),
+            (self.given_up_at > self.attach_counter, "given up in a run that has not begun"),
             (nodes().any(|node| node == self.node), "it is its own peer"),
             (nodes().any(|node| nodes().filter(|other| *other == node).count() > 1), "the same peer twice"),
             (PeerIndex::all().any(homeless), "a peer without a dirty bitmap"),
@@ -229,6 +234,8 @@ pub(super) fn encode(superblock: &Superblock, copy: CopyId, sequence: u64) -> [u
             put_peer(&mut w, *record);
         }
     }
+    w.zeroes_up_to(GIVEN_UP_AT);
+    w.u64(superblock.given_up_at.0);
     w.zeroes_up_to(HISTORY_AT);
     for ancestor in ancestors {
         put_generation(&mut w, Some(*ancestor));
@@ -287,6 +294,8 @@ pub(super) fn decode(bytes: &[u8], copy: CopyId, owner: Option<NodeId>) -> Resul
         r.zeroes_up_to(PEERS_AT + index * PEER_BYTES)?;
         *peer = take_peer(&mut r)?;
     }
+    r.zeroes_up_to(GIVEN_UP_AT)?;
+    let given_up_at = AttachCounter(r.u64());
     r.zeroes_up_to(HISTORY_AT)?;
     let mut ancestors = Vec::with_capacity(count);
     for _ in 0..count {
@@ -307,6 +316,7 @@ pub(super) fn decode(bytes: &[u8], copy: CopyId, owner: Option<NodeId>) -> Resul
         boot,
         instance,
         attach_counter,
+        given_up_at,
         counted_at_boot_nanos,
         clean_shutdown,
         flags,

@@ -57,6 +57,7 @@ fn replica(age: u64) -> Superblock {
         boot: Some(BootId(0xB007 + u128::from(age))),
         instance: Some(InstanceId(0x1057 + u128::from(age))),
         attach_counter: AttachCounter(age + 1),
+        given_up_at: AttachCounter::default(),
         counted_at_boot_nanos: 1_000_000 * age,
         clean_shutdown: age.is_multiple_of(3).then_some(AttachCounter(age + 1)),
         flags: Flags {

@@ -323,6 +323,7 @@ impl Volume {
         if may_be_old {
             // As a disk that was set back (D6): never a source, compared whole.
             store.invalidate();
+            store.give_up_past();
         }
         // G7: what the crash left open may differ on every peer; its bits are stable before the log lets go.
         self.store_mut().replay_log();

@@ -75,6 +75,7 @@ pub fn create(spec: &CreateSpec) -> Result<Vec<Vec<(u64, Bytes)>>, LayoutError> 
         boot: None,
         instance: None,
         attach_counter: AttachCounter(0),
+        given_up_at: AttachCounter::default(),
         counted_at_boot_nanos: 0,
         clean_shutdown: None,
         flags: Flags {

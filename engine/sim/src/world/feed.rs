@@ -74,8 +74,8 @@ fn brief(text: &impl std::fmt::Debug) -> String {
         let end = end.map_or(text.len(), |end| start + 3 + end);
         text.replace_range(start..end, "…");
     }
-    if text.len() > 600 {
-        let cut = (0..=600).rev().find(|place| text.is_char_boundary(*place)).unwrap_or(0);
+    if text.len() > 2000 {
+        let cut = (0..=2000).rev().find(|place| text.is_char_boundary(*place)).unwrap_or(0);
         text.truncate(cut);
     }
     text

@@ -232,9 +232,14 @@ impl<E: Engine> World<'_, E> {
         self.oracle.forget_metadata(node);
     }
 
-    /// The disk that was missing is mounted again; what was made in its place is out of sight.
+    /// The disk that was missing is mounted again; what was made in its place is out of sight. If that has become the last
+    /// good copy it stays, and the other disk is given up.
     fn mount_again(&mut self, node: usize) {
         if self.nodes[node].unmounted.is_none() {
+            return;
+        }
+        if !self.oracle.may_damage(node) {
+            self.nodes[node].unmounted = None;
             return;
         }
         self.crash(node, &mut Stream::of_key(self.now));

@@ -205,8 +205,9 @@ impl Store {
 
     /// The attach counter that this peer may be shown, because it is noted on stable media that it is (D6).
     pub(crate) fn shown_counter(&self, peer: PeerIndex) -> AttachCounter {
-        let record = self.stable_superblock().peers[peer.as_usize()];
-        record.map_or(AttachCounter(0), |record| record.attach_counter_shown)
+        let superblock = self.stable_superblock();
+        let record = superblock.peers[peer.as_usize()];
+        record.map_or(AttachCounter(0), |record| record.attach_counter_shown).max(superblock.given_up_at)
     }
 
     pub(crate) fn history(&self) -> &History {
@@ -320,8 +321,12 @@ impl Store {
         superblock.evidence = superblock.evidence.after_attach(same_boot);
         superblock.instance = Some(run.instance);
         superblock.boot = Some(run.boot);
+        let made_anew = superblock.flags.fresh && reached > Some(superblock.attach_counter);
         superblock.attach_counter = superblock.attach_counter.max(reached.unwrap_or_default());
         self.raise_counter(run.boot_clock_nanos);
+        if made_anew {
+            self.give_up_past();
+        }
     }
 
     /// The attach counter rises: the state that a snapshot may hold is left behind (D6).
@@ -416,6 +421,14 @@ impl Store {
         self.mark_unbelievable();
     }
 
+    /// In the same superblock nothing in this copy counts: what peers have seen of it before is no news to them or to it
+    /// when it has become good again (found by the simulator: with three nodes, each peer in turn found a copy to be set
+    /// back that another one had long made good).
+    pub(crate) fn give_up_past(&mut self) {
+        let superblock = self.change();
+        superblock.given_up_at = superblock.attach_counter;
+    }
+
     /// A copy that is Inconsistent, and not by a resync that goes on from its bitmap, is marked whole for every
     /// peer (G5, D6).
     pub(crate) fn mark_unbelievable(&mut self) {
@@ -434,6 +447,7 @@ impl Store {
         let superblock = self.change();
         superblock.attach_counter = superblock.attach_counter.max(seen);
         self.show_counter(peer);
+        self.give_up_past();
         if !self.wanted.flags.fresh {
             self.invalidate();
         }
