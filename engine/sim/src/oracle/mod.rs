@@ -65,6 +65,8 @@ pub(crate) struct Oracle {
     reads: Vec<u64>,
     /// Two nodes may write, or have written apart; the truth waits until they are one again.
     forked: bool,
+    /// On whose image the truth was settled when a force gave up what it lacks.
+    settled_on: Option<usize>,
     /// The generation under which the last write was answered.
     head: Option<GenerationId>,
     beyond_budget: bool,
@@ -101,6 +103,7 @@ impl Oracle {
             metadata: Metadata::new(nodes),
             reads: Vec::new(),
             forked: false,
+            settled_on: None,
             head: None,
             beyond_budget: beyond,
             violation: None,
@@ -355,6 +358,7 @@ impl Oracle {
         }
         if standard != Standard::Everything {
             self.settle_on(node, &values, now);
+            self.settled_on = Some(node);
         } else {
             self.copies.holders.insert(node);
         }
@@ -464,7 +468,10 @@ impl Oracle {
         if self.forked {
             self.copies.gives_up(node, loser);
         }
-        if self.writers.joined(node, loser, term) && std::mem::take(&mut self.forked) {
+        // What a force gave up comes back when its line is given up for the other one.
+        let given_up = self.settled_on.is_some_and(|settled| self.writers.are_apart(settled, node));
+        if self.writers.joined(node, loser, term) && (std::mem::take(&mut self.forked) || given_up) {
+            self.settled_on = None;
             self.parse_image(image);
             let values = std::mem::take(&mut self.scratch);
             self.settle_on(node, &values, now);
