@@ -107,9 +107,14 @@ impl Copies {
         self.seen[node].fill(None);
     }
 
-    /// A resync between two nodes that are not primary has ended: the target has what the source has.
-    pub(crate) fn copied(&mut self, from: usize, to: usize) {
-        if self.holders.has(from) {
+    /// A resync has ended: the target has what the source has. Of a primary (`serves`) it has that only on C for
+    /// certain: on B what was replied to meanwhile may only have reached its memory, on A not even that.
+    pub(crate) fn copied(&mut self, from: usize, to: usize, serves: bool) {
+        let everything = match self.protocol {
+            Protocol::A | Protocol::B => !serves,
+            Protocol::C => true,
+        };
+        if self.holders.has(from) && everything {
             self.holders.insert(to);
         }
         if self.in_sync.has(from) {

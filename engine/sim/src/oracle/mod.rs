@@ -254,9 +254,9 @@ impl Oracle {
         self.copies.sees(node, peer, in_sync);
     }
 
-    /// A resync between two nodes of which none is primary has ended.
-    pub(crate) fn copied(&mut self, from: usize, to: usize) {
-        self.copies.copied(from, to);
+    /// A resync has ended; `serves`: its source is primary.
+    pub(crate) fn copied(&mut self, from: usize, to: usize, serves: bool) {
+        self.copies.copied(from, to, serves);
     }
 
     /// A process is gone (killed, shut down, or with its machine).

@@ -30,9 +30,7 @@ impl<E: Engine> World<'_, E> {
             if old == Some(Replication::SyncTarget) && peer.replication == Replication::Established {
                 self.counts.resyncs_completed += 1;
                 let source = peer_node(node, peer.index);
-                if !self.nodes[source].is_primary() {
-                    self.oracle.copied(source, node);
-                }
+                self.oracle.copied(source, node, self.nodes[source].is_primary());
             }
             if old != Some(peer.replication) {
                 let other = peer_node(node, peer.index);
