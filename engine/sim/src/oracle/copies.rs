@@ -67,6 +67,9 @@ pub(crate) struct Copies {
     pub(crate) holders: NodeSet,
     /// Who was in sync at the last acknowledgement, whatever happened since.
     pub(crate) in_sync: NodeSet,
+    /// Who had part in the last acknowledgement, or has caught up since, whatever became of its copy: no generation was
+    /// begun without it.
+    counted: NodeSet,
     /// Whose copy calls itself half synced or failed, as far as is known: it may hold everything, and is no good copy.
     unfit: NodeSet,
     /// The last good copy was damaged.
@@ -85,6 +88,7 @@ impl Copies {
             protocol,
             holders: everybody,
             in_sync: everybody,
+            counted: everybody,
             unfit: NodeSet::default(),
             damaged: false,
             losses: vec![0; nodes],
@@ -120,6 +124,9 @@ impl Copies {
         if self.in_sync.has(from) {
             self.in_sync.insert(to);
         }
+        if self.counted.has(from) {
+            self.counted.insert(to);
+        }
     }
 
     /// Of two lines with writes of their own `loser` gives up its own for that of `node`.
@@ -151,6 +158,7 @@ impl Copies {
         }
         self.holders = holders;
         self.in_sync = in_sync;
+        self.counted = in_sync;
         self.damaged = false;
     }
 
@@ -195,6 +203,12 @@ impl Copies {
         self.holders.without(self.unfit).others_than(node)
     }
 
+    /// Whether something was acknowledged without this node, so that its history and the other's have parted if it goes
+    /// on by itself. (On A it may lag behind what was: that is no history of its own.)
+    pub(crate) fn went_on_without(&self, node: usize) -> bool {
+        !self.counted.has(node)
+    }
+
     /// What the image of a node that becomes primary is held to.
     pub(crate) fn standard(&self, node: usize, forced: bool) -> Standard {
         if self.damaged {
@@ -221,6 +235,7 @@ impl Copies {
     pub(crate) fn settle(&mut self, node: usize) {
         self.holders = NodeSet::only(node);
         self.in_sync = NodeSet::only(node);
+        self.counted = NodeSet::only(node);
         self.damaged = false;
     }
 }

@@ -434,11 +434,9 @@ impl Oracle {
     /// An operator's force was accepted while another node was, or could again become, primary.
     /// `together` are that node and those connected with it.
     pub(crate) fn fork_possible(&mut self, node: usize, together: &[usize]) {
-        // Who answered last may have gone on alone, with writes that the forced node lacks. On protocol A it may only be
-        // ahead within the allowed lag: that a force gives up, and no histories part by it.
-        let holders = self.copies.holders;
-        let lags = self.protocol == Protocol::A && self.copies.in_sync.has(node);
-        let ahead = self.writers.last().filter(|last| holders.has(*last) && !holders.has(node) && !lags);
+        // Who answered last may have gone on alone, with writes that the forced node lacks.
+        let (holders, alone) = (self.copies.holders, self.copies.went_on_without(node));
+        let ahead = self.writers.last().filter(|last| holders.has(*last) && alone);
         self.writers.forced(together, self.head, ahead);
     }
 
