@@ -461,14 +461,14 @@ impl Oracle {
     }
 
     /// Two nodes are on one line again, on the image of `node`.
-    pub(crate) fn joined(&mut self, node: usize, loser: usize, term: u64, image: &[u8]) {
+    pub(crate) fn joined(&mut self, node: usize, loser: usize, image: &[u8]) {
         let now = self.tick();
         if self.forked {
             self.copies.gives_up(node, loser);
         }
         // What a force gave up comes back when its line is given up for the other one.
         let given_up = self.settled_on.is_some_and(|settled| self.writers.are_apart(settled, node));
-        if self.writers.joined(node, loser, term) && (std::mem::take(&mut self.forked) || given_up) {
+        if self.writers.joined(node, loser) && (std::mem::take(&mut self.forked) || given_up) {
             self.settled_on = None;
             self.parse_image(image);
             let values = std::mem::take(&mut self.scratch);

@@ -13,6 +13,8 @@ use evenkeel_core::ids::GenerationId;
 #[derive(Debug, Default)]
 pub(crate) struct Writers {
     last: Option<(u64, usize)>,
+    /// The term in which each node answered last.
+    terms: Vec<u64>,
     /// An operator forced a promotion while another node could still be primary: then not all are on one line.
     lines: Vec<usize>,
     next_line: usize,
@@ -35,7 +37,7 @@ pub(crate) enum Answered {
 
 impl Writers {
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { answered_in: vec![None; nodes], lines: vec![0; nodes], ..Self::default() }
+        Self { answered_in: vec![None; nodes], lines: vec![0; nodes], terms: vec![0; nodes], ..Self::default() }
     }
 
     /// An operator's force was accepted by the first of `together` while another node was, or could again become,
@@ -61,6 +63,7 @@ impl Writers {
 
     /// A node answered a write or a flush well.
     pub(crate) fn answered(&mut self, node: usize, term: u64, head: Option<GenerationId>) -> Answered {
+        self.terms[node] = self.terms[node].max(term);
         if self.fork_possible() {
             if head != self.common {
                 self.answered_in[node] = head;
@@ -115,7 +118,9 @@ impl Writers {
 
     /// `loser` is on the line of `node` from now on. Whether no other line has a writer: then what that node has is
     /// the truth.
-    pub(crate) fn joined(&mut self, node: usize, loser: usize, term: u64) -> bool {
+    pub(crate) fn joined(&mut self, node: usize, loser: usize) -> bool {
+        let answers = (0..self.lines.len()).filter(|other| !self.are_apart(*other, node));
+        let newest = answers.map(|other| (self.terms[other], other)).max();
         let last_loses = self.last.is_none_or(|(_, last)| self.are_apart(last, node));
         self.lines[loser] = self.lines[node];
         self.answered_in[loser] = None;
@@ -123,7 +128,7 @@ impl Writers {
         if !elsewhere {
             self.answered_in.fill(None);
             if last_loses {
-                self.last = Some((term, node));
+                self.last = newest;
             }
         }
         !elsewhere
@@ -152,7 +157,7 @@ mod tests {
         assert_eq!(writers.answered(1, 2, head(2)), Answered::Alone);
         assert_eq!(writers.answered(0, 1, head(3)), Answered::Forked);
         assert!(writers.both_advanced());
-        assert!(writers.joined(1, 0, 2));
+        assert!(writers.joined(1, 0));
         assert!(!writers.fork_possible());
     }
 }

@@ -107,7 +107,7 @@ impl<E: Engine> World<'_, E> {
             _ => node,
         };
         let loser = if survivor == node { other } else { node };
-        self.oracle.joined(survivor, loser, self.nodes[survivor].term(), self.nodes[survivor].disk.data());
+        self.oracle.joined(survivor, loser, self.nodes[survivor].disk.data());
         self.counts.forks += u64::from(self.caretaker.resolved);
         self.caretaker.resolved = false;
     }
