@@ -37,7 +37,12 @@ pub(crate) enum Answered {
 
 impl Writers {
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { answered_in: vec![None; nodes], lines: vec![0; nodes], terms: vec![0; nodes], ..Self::default() }
+        Self {
+            answered_in: vec![None; nodes],
+            lines: vec![0; nodes],
+            terms: vec![0; nodes],
+            ..Self::default()
+        }
     }
 
     /// An operator's force was accepted by the first of `together` while another node was, or could again become,

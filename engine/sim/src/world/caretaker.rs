@@ -102,16 +102,22 @@ impl<E: Engine> World<'_, E> {
         }
     }
 
-    /// While healing: a node whose disk failed in this run is restarted (its disk was replaced or mended).
+    /// While healing: a node whose disk failed in this run is restarted (its disk was replaced or mended). Metadata that
+    /// cannot be opened are made anew, if another node has everything (`volume create --blank`).
     fn mend_disks(&mut self) {
         for node in 0..self.plan.nodes {
-            let broken = self.nodes[node]
-                .status
-                .as_ref()
-                .is_some_and(|status| matches!(status.disk, DiskState::Failed | DiskState::Diskless));
+            let disk = self.nodes[node].status.as_ref().map(|status| status.disk);
+            let broken = matches!(disk, Some(DiskState::Failed | DiskState::Diskless));
             if broken && self.now > self.nodes[node].started + 10 * SECOND {
                 let mut draws = Stream::of_key(self.now);
                 self.crash(node, &mut draws);
+                if disk == Some(DiskState::Diskless)
+                    && !self.plan.beyond_budget
+                    && self.oracle.may_damage(node)
+                {
+                    self.oracle.damaged(node);
+                    self.nodes[node].blank = true;
+                }
                 self.come_back(node, SECOND);
             }
         }

@@ -96,6 +96,7 @@ impl<E: Engine> World<'_, E> {
         this.boot_due = false;
         if std::mem::take(&mut this.blank) {
             self.make_disk(node, true);
+            self.oracle.forget_metadata(node);
         }
         let this = &mut self.nodes[node];
         let size_bytes = self.plan.size_bytes;
