@@ -277,6 +277,7 @@ impl Volume {
         state.taking = None;
         state.told = None;
         state.word = None;
+        state.word_names.clear();
         state.word_sent = None;
         state.leaving = false;
         self.notice(Notice::Peer(peer, super::Replication::Off));

@@ -197,6 +197,7 @@ impl Volume {
         self.peer_mut(peer).session = Session::Comparing(comparing);
         if bound != Some(peer_node) {
             self.store_mut().bind_peer(peer, peer_node);
+            self.hear_words_again();
             if bound.is_some() {
                 // What was reported about the old disk is not about this one.
                 self.report_again(peer);

@@ -58,6 +58,8 @@ pub(crate) struct Peer {
     pub(crate) resolve: Option<Discard>,
     /// With three nodes: what it said last as primary, and what we told it last (see `survivors`).
     pub(crate) word: Option<Word>,
+    /// Whom it named, also those that were not known as peers then.
+    pub(crate) word_names: Vec<NodeId>,
     pub(crate) word_sent: Option<Word>,
     /// Who is to be told whether it discards its copy.
     pub(crate) discarding: Option<CommandId>,
@@ -152,6 +154,7 @@ impl Peer {
             identity: None,
             resolve: None,
             word: None,
+            word_names: Vec::new(),
             word_sent: None,
             discarding: None,
         }

@@ -212,7 +212,19 @@ impl Volume {
             }
         }
         self.peer_mut(peer).word = Some(Word { upto, head, named });
+        self.peer_mut(peer).word_names = nodes.to_vec();
         self.take_word(peer);
+    }
+
+    /// Which node a peer is became known: a word that came before may have named it (found by the simulator: a new copy
+    /// kept every bit for a node that it met after the primary's last word).
+    pub(crate) fn hear_words_again(&mut self) {
+        for peer in self.peer_indices() {
+            if let Some(Word { upto, head, .. }) = self.peer(peer).word {
+                let names = std::mem::take(&mut self.peer_mut(peer).word_names);
+                self.on_everywhere(peer, upto, head, &names);
+            }
+        }
     }
 
     /// Acts on the last word of the leader, as far as what it speaks of has come in.

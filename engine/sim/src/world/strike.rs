@@ -319,6 +319,8 @@ impl<E: Engine> World<'_, E> {
                 self.agenda.put(self.now + 5_000 * MILLISECOND, Due::Fault { entry });
                 false
             }
+            // What is being made anew is nothing yet.
+            None if this.blank => false,
             None => {
                 this.disk.take_snapshot(attach);
                 self.agenda.put(self.now + 1 + lasts, Due::Fault { entry });
