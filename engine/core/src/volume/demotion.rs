@@ -124,6 +124,11 @@ impl Volume {
         let (id, shutdown) = (demotion.id, demotion.shutdown);
         // Third nodes learn that everything is stable before they learn that nobody is primary.
         self.tell_word();
+        if self.has_third_nodes() && self.log.stable_everywhere() < self.log.issued() {
+            // What was held under a suspension is not stable everywhere, and in no bitmap of those that have it: they
+            // decide anew (G9; found by the simulator).
+            self.leave_everybody();
+        }
         if self.role == Role::Primary {
             self.role = Role::Secondary;
             self.suspended = None;

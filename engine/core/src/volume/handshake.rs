@@ -227,7 +227,12 @@ impl Volume {
             return;
         }
         if was_set_back(&comparing.own_view, view) {
-            let seen = view.record.seen;
+            let (seen, told) = (view.record.seen, comparing.own_view.attach);
+            if self.store().shown_counter(peer) > told {
+                // The peer was shown a later value since that report.
+                self.report_again(peer);
+                return;
+            }
             self.on_set_back(peer, seen);
             return;
         }
