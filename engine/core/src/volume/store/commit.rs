@@ -39,6 +39,7 @@ impl Store {
         admitted: &mut Vec<Key>,
     ) -> Option<Vec<(u64, Bytes)>> {
         let idle = !self.changed
+            && !self.copy_due
             && !self.flush_bits
             && self.waiting.is_empty()
             && self.idle_since.is_none()
@@ -77,9 +78,11 @@ impl Store {
         let then: Vec<Then> =
             self.waiting.iter().filter(|(need, _)| ready(*need)).map(|(_, then)| *then).collect();
         self.waiting.retain(|(need, _)| !ready(*need));
-        let superblock = self.changed || !then.is_empty();
+        let news = self.changed || !then.is_empty();
+        let superblock = news || self.copy_due;
         if superblock {
             self.changed = false;
+            self.copy_due = news;
             pieces.push(piece(self.pair.update(self.wanted.clone())));
         }
         if pieces.is_empty() {
@@ -89,11 +92,12 @@ impl Store {
         Some(pieces)
     }
 
-    /// Of a failed disk only its superblock is still written, once.
+    /// Of a failed disk only its superblock is still written, to both copies.
     fn begin_last_commit(&mut self) -> Option<Vec<(u64, Bytes)>> {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && !self.copy_due {
             return None;
         }
+        self.copy_due = !self.waiting.is_empty();
         let then = self.waiting.drain(..).map(|(_, then)| then).collect();
         self.changed = false;
         let bitmaps = vec![false; self.bitmaps.len()];
@@ -106,6 +110,7 @@ impl Store {
         let commit = self.commit.take().expect("a commit was under way");
         if commit.superblock {
             self.pair.failed();
+            self.copy_due = false;
         }
         let admitted = self.activity.failed().into_iter().map(|piece| Key::from_u64(piece.0)).collect();
         Committed { then: commit.then, admitted }

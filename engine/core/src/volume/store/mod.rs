@@ -96,6 +96,9 @@ pub(crate) struct Store {
     /// What the superblock is to be.
     wanted: Superblock,
     changed: bool,
+    /// The copy of the superblock that is not the newest says something else: it follows, so that the loss of one copy
+    /// loses nothing.
+    copy_due: bool,
     activity: ActivityLog,
     activity_damaged: bool,
     bitmaps: Vec<DirtyBitmap>,
@@ -139,6 +142,7 @@ impl Store {
             pair,
             wanted,
             changed: false,
+            copy_due: false,
             activity,
             activity_damaged,
             bitmaps,
