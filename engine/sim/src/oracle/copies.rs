@@ -231,11 +231,14 @@ impl Copies {
         }
     }
 
-    /// The truth is settled on this node's image.
-    pub(crate) fn settle(&mut self, node: usize) {
+    /// The truth is settled on this node's image; `parts`: without those that had part in the last acknowledgement.
+    pub(crate) fn settle(&mut self, node: usize, parts: bool) {
         self.holders = NodeSet::only(node);
         self.in_sync = NodeSet::only(node);
-        self.counted = NodeSet::only(node);
+        if parts {
+            self.counted = NodeSet::only(node);
+        }
+        self.counted.insert(node);
         self.damaged = false;
     }
 }

@@ -357,7 +357,7 @@ impl Oracle {
             Standard::Nothing => {}
         }
         if standard != Standard::Everything {
-            self.settle_on(node, &values, now);
+            self.settle_on(node, &values, now, forced);
             self.settled_on = Some(node);
         } else {
             self.copies.holders.insert(node);
@@ -376,13 +376,13 @@ impl Oracle {
         }
     }
 
-    fn settle_on(&mut self, node: usize, values: &[Value], now: u64) {
+    fn settle_on(&mut self, node: usize, values: &[Value], now: u64, parts: bool) {
         for (sector, value) in values.iter().enumerate() {
             self.register.settle(sector, *value, now);
         }
         self.register.base = now;
         self.cut.settle(values, &self.journal);
-        self.copies.settle(node);
+        self.copies.settle(node, parts);
     }
 
     /// A node calls itself Consistent or UpToDate: its image is a cut (O3), and if it says UpToDate on C it has
@@ -472,7 +472,7 @@ impl Oracle {
             self.settled_on = None;
             self.parse_image(image);
             let values = std::mem::take(&mut self.scratch);
-            self.settle_on(node, &values, now);
+            self.settle_on(node, &values, now, true);
             self.scratch = values;
         }
     }
