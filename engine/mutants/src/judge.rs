@@ -32,7 +32,7 @@ pub(crate) struct Finding {
 }
 
 /// Judges the mutants with these numbers; 0 is the code as it is.
-pub(crate) fn judge_all(programs: &Programs, numbers: &[usize]) -> Result<Vec<Finding>> {
+pub(crate) fn judge_all(programs: &Programs, numbers: &[usize], simulate: bool) -> Result<Vec<Finding>> {
     let next = AtomicUsize::new(0);
     let mut findings: Vec<(usize, Result<Finding>)> = thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS)
@@ -42,7 +42,7 @@ pub(crate) fn judge_all(programs: &Programs, numbers: &[usize]) -> Result<Vec<Fi
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(number) = numbers.get(at) else { break found };
-                        found.push((at, judge(programs, *number)));
+                        found.push((at, judge(programs, *number, simulate)));
                     }
                 })
             })
@@ -53,15 +53,18 @@ pub(crate) fn judge_all(programs: &Programs, numbers: &[usize]) -> Result<Vec<Fi
     findings.into_iter().map(|(_, finding)| finding).collect()
 }
 
-fn judge(programs: &Programs, number: usize) -> Result<Finding> {
+fn judge(programs: &Programs, number: usize, simulate: bool) -> Result<Finding> {
     let start = Instant::now();
-    let sim = ["--seeds", SEEDS, "--threads", "1", "--no-shrink", "--lines", "0"];
-    let mut killed_by = run(&programs.sim, &sim, number)?.map(|text| simulator_said(&text));
+    let mut killed_by = None;
     for (name, program) in &programs.enumerations {
         if killed_by.is_some() {
             break;
         }
         killed_by = run(program, &["--test-threads", "1"], number)?.map(|text| enumeration_said(name, &text));
+    }
+    if simulate && killed_by.is_none() {
+        let sim = ["--seeds", SEEDS, "--threads", "1", "--no-shrink", "--lines", "0"];
+        killed_by = run(&programs.sim, &sim, number)?.map(|text| simulator_said(&text));
     }
     Ok(Finding { killed_by, took: start.elapsed() })
 }

@@ -95,9 +95,10 @@ fn weave(tree: &Path, list: &List) -> Result<()> {
     Ok(())
 }
 
-/// Test programs that enumerate; `lib` has the crash points of the metadata.
-const ENUMERATIONS: [(&str, &str); 3] =
-    [("evenkeel_core", "lib"), ("decide_enumeration", "test"), ("decide_flags", "test")];
+/// The test programs of the core that do not judge its rules: replayed inputs, what it imports, what it allocates.
+const OF_NO_RULE: [&str; 3] = ["corpus_replay", "purity", "hot_path"];
+/// Those that take seconds: metadata and its crash points, comparing of histories.
+const LONG: [&str; 3] = ["evenkeel_core", "decide_flags", "decide_enumeration"];
 
 fn compile(tree: &Path, target: &Path) -> Result<Programs> {
     let mut artifacts = Vec::new();
@@ -114,22 +115,27 @@ fn compile(tree: &Path, target: &Path) -> Result<Programs> {
         ensure!(output.status.success(), "the mutants do not compile: see above");
         artifacts.extend(output.stdout.split(|byte| *byte == b'\n').filter_map(executable));
     }
-    let find = |name: &str, kind: &str, test: bool| {
-        artifacts.iter().find(|found| found.name == name && found.kind == kind && found.test == test)
+    let Some(sim) = artifacts.iter().find(|found| found.name == "sim" && !found.test) else {
+        bail!("the simulator was not built")
     };
-    let Some(sim) = find("sim", "bin", false) else { bail!("the simulator was not built") };
-    let mut enumerations = Vec::new();
-    for (name, kind) in ENUMERATIONS {
-        let found = find(name, kind, true).with_context(|| format!("there is no test program {name}"))?;
-        enumerations.push((name.to_owned(), found.path.clone()));
-    }
+    let core = tree.join("engine/core").canonicalize()?;
+    let mut enumerations: Vec<(String, PathBuf)> = artifacts
+        .iter()
+        .filter(|found| found.test && found.source.starts_with(&core))
+        .filter(|found| !OF_NO_RULE.contains(&found.name.as_str()))
+        .map(|found| (found.name.clone(), found.path.clone()))
+        .collect();
+    // Most rules have a test of their own, and those take no time; the long ones come last.
+    enumerations.sort_by_key(|(name, _)| (LONG.iter().position(|long| long == name), name.clone()));
+    ensure!(enumerations.len() > LONG.len(), "the test programs of the core were not built");
     Ok(Programs { sim: sim.path.clone(), enumerations })
 }
 
 struct Artifact {
     name: String,
-    kind: String,
     test: bool,
+    /// The root of its source.
+    source: PathBuf,
     path: PathBuf,
 }
 
@@ -138,8 +144,8 @@ fn executable(line: &[u8]) -> Option<Artifact> {
     let target = message.get("target")?;
     Some(Artifact {
         name: target.get("name")?.as_str()?.to_owned(),
-        kind: target.get("kind")?.get(0)?.as_str()?.to_owned(),
         test: message.get("profile")?.get("test")?.as_bool()?,
+        source: target.get("src_path")?.as_str()?.into(),
         path: message.get("executable")?.as_str()?.into(),
     })
 }

@@ -73,7 +73,7 @@ pub struct Remembered {
 }
 
 /// How far the reading is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Opening {
     files: FileFacts,
     step: Step,
@@ -85,7 +85,7 @@ pub(crate) struct Opening {
     both_good: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     Superblocks,
     Log(Box<SuperblockPair>),

@@ -25,7 +25,7 @@ use crate::ids::{Sequence, Timestamp};
 pub(crate) const PIECE_BYTES_MAX: u64 = 1 << 20;
 
 /// A request that is not admitted yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Waiting {
     pub(crate) client: ClientId,
     pub(crate) id: RequestId,

@@ -20,7 +20,7 @@ use super::{
 use crate::ids::PeerIndex;
 
 /// A demotion under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Demotion {
     id: Option<CommandId>,
     /// Leave cleanly afterwards (P6).

@@ -3,7 +3,7 @@
 //! The ids name generations; they must differ between runs and nodes, nobody has to be unable to guess them.
 
 /// A deterministic stream of ids.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entropy {
     state: u128,
 }

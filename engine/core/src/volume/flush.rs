@@ -21,7 +21,7 @@ use super::{
 use crate::ids::{PeerIndex, Sequence, Timestamp};
 
 /// What is known of flushes on the way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Flushes {
     /// Flushes of clients, in order; each waits for everything up to its sequence.
     waiting: VecDeque<FlushWaiting>,
@@ -33,7 +33,7 @@ pub(crate) struct Flushes {
     pub(crate) replied: Sequence,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct FlushWaiting {
     client: ClientId,
     id: RequestId,

@@ -40,7 +40,7 @@ use super::{
 use crate::ids::{ClusterId, Generation, PeerIndex, Sequence, VolumeId};
 
 /// The state of a link that we follow.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Following {
     pub(crate) phase: Phase,
     /// The last write received; `None` before `Start`.
@@ -71,7 +71,7 @@ pub(crate) struct Following {
 }
 
 /// See the module's head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Phase {
     /// Copying what differs.
     Pulling(Pulling),
@@ -83,7 +83,7 @@ pub(crate) enum Phase {
     InSync,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Parked {
     sequence: Sequence,
     /// Everything up to here must be applied before.

@@ -28,7 +28,7 @@ use crate::ids::{PeerIndex, Timestamp};
 const GAP: Duration = Duration::from_millis(1500);
 
 /// What was read and may not be told yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WithheldRead {
     client: ClientId,
     id: RequestId,

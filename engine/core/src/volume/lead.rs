@@ -23,7 +23,7 @@ use super::{
 use crate::ids::{PeerIndex, Sequence};
 
 /// The state of a link that we lead.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Leading {
     pub(crate) phase: Phase,
     /// Up to where the peer was asked to flush.

@@ -25,7 +25,7 @@ pub(crate) enum Content {
 }
 
 /// One operation, from its entry into the range lock until it leaves.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Operation {
     pub(crate) span: ByteSpan,
     pub(crate) lock: LockId,
@@ -46,7 +46,7 @@ impl Operation {
 }
 
 /// Who wants the operation, and what.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Kind {
     /// A piece of a client's write.
     ClientWrite {
@@ -88,7 +88,7 @@ pub(crate) enum Kind {
 }
 
 /// What a disk action was for, by its tag.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Purpose {
     /// The flush before anything is read.
     AttachFlush,
@@ -137,7 +137,7 @@ impl From<Key> for DiskTag {
 }
 
 /// One request of a client that has been admitted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) client: ClientId,
     pub(crate) id: RequestId,

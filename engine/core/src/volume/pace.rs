@@ -13,7 +13,7 @@ use crate::ids::{PeerIndex, Sequence, Timestamp};
 const SLACK: Duration = Duration::from_millis(50);
 
 /// See the module's head.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Pace {
     /// Bytes per second; never zero.
     limit: Option<u64>,
@@ -26,7 +26,7 @@ pub(crate) struct Pace {
 }
 
 /// A target's question that waits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct HeldPull {
     pub(crate) peer: PeerIndex,
     pub(crate) link: LinkId,

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// One configured peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) index: PeerIndex,
     /// False after `disconnect`: links are closed as they come.
@@ -73,7 +73,7 @@ pub(crate) struct Told {
 }
 
 /// See the module's head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Session {
     /// No link.
     Down,
@@ -92,7 +92,7 @@ pub(crate) enum Session {
 }
 
 /// The state of the comparison.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Comparing {
     pub(crate) peer_node: NodeId,
     pub(crate) own_number: u32,
@@ -105,7 +105,7 @@ pub(crate) struct Comparing {
 }
 
 /// Agreed, not yet running (or never, if the verdict lets nothing move).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Starting {
     pub(crate) verdict: Verdict,
     pub(crate) comparing: Comparing,

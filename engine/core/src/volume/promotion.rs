@@ -25,7 +25,7 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 const RESUME_WAIT: Duration = Duration::from_secs(1);
 
 /// A promotion under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Promotion {
     /// Who is to be told; `None` when the node takes up its role again by itself.
     id: Option<CommandId>,
@@ -33,7 +33,7 @@ pub(crate) struct Promotion {
     stage: PromotionStage,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum PromotionStage {
     /// Peers were asked and have not answered.
     Asking { term: Term, silent: Vec<PeerIndex>, until: Timestamp },

@@ -44,7 +44,7 @@ const PULL_BYTES_MAX: u64 = 64 << 10;
 const SETTLE_BYTES: u64 = 4 << 20;
 
 /// The state of a resync into this node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Pulling {
     /// Whether the source has told all its bits.
     runs_done: bool,
@@ -62,7 +62,7 @@ pub(crate) struct Pulling {
     flushing: Option<Vec<(ByteSpan, Sequence)>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pull {
     id: u64,
     span: ByteSpan,
@@ -71,7 +71,7 @@ struct Pull {
     overwritten: Vec<Sequence>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     Reading,
     Asked,

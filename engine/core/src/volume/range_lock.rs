@@ -56,7 +56,7 @@ impl LockId {
     pub(crate) const NONE: Self = Self(NONE);
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     span: ByteSpan,
     access: Access,
@@ -107,7 +107,7 @@ impl Later {
 }
 
 /// The presence of an entry in one cell.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node {
     cell: u64,
     entry: u32,
@@ -116,7 +116,7 @@ struct Node {
 }
 
 /// See the module's head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RangeLock {
     entries: Vec<Entry>,
     free_entries: Vec<u32>,

@@ -32,7 +32,7 @@ use crate::ids::{PeerIndex, Sequence, Timestamp};
 const FETCHES_MAX: usize = 64;
 
 /// What the primary wants to read from a peer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct RemoteReads {
     reads: Vec<RemoteRead>,
     waiting: VecDeque<Part>,
@@ -41,7 +41,7 @@ pub(crate) struct RemoteReads {
 }
 
 /// A client's read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct RemoteRead {
     operation: Key,
     offset: u64,

@@ -33,7 +33,7 @@ use crate::ids::{GenerationId, MAX_PEERS, NodeId, PeerIndex, Sequence};
 const KEPT_MAX: usize = 64 << 10;
 
 /// What is kept of a leader's writes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Kept {
     /// Not known to be stable everywhere, in order.
     writes: VecDeque<(Sequence, ByteSpan)>,

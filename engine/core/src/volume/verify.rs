@@ -41,7 +41,7 @@ const NAMED_SPANS_MAX: usize = 1024;
 pub(crate) const REPAIR_CLIENT: ClientId = ClientId(u64::MAX);
 
 /// A verify under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Verify {
     command: CommandId,
     peer: PeerIndex,
@@ -56,7 +56,7 @@ pub(crate) struct Verify {
 }
 
 /// One span that is being compared.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Check {
     id: u64,
     span: ByteSpan,
@@ -66,7 +66,7 @@ struct Check {
 }
 
 /// A question that waits at the follower.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Question {
     id: u64,
     span: ByteSpan,

@@ -35,7 +35,7 @@ use super::{
 use crate::ids::{PeerIndex, Sequence, Timestamp};
 
 /// How far a volume is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Stage {
     /// The metadata are being read.
     Opening(Box<Opening>),
@@ -45,8 +45,9 @@ pub(crate) enum Stage {
     Closed,
 }
 
-/// See the module's head.
-#[derive(Debug)]
+/// See the module's head. It holds nothing but its state: a copy of it goes on from the same moment, which is how
+/// tests explore what may happen next.
+#[derive(Clone, Debug)]
 pub struct Volume {
     pub(crate) config: VolumeConfig,
     pub(crate) run: RunInfo,

@@ -67,7 +67,7 @@ impl Places {
 }
 
 /// One issued write.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Issued {
     span: ByteSpan,
     /// Whose acknowledgement the answer still waits for.
@@ -87,7 +87,7 @@ struct Watermarks {
 }
 
 /// See the module's head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WriteLog {
     ring: VecDeque<Issued>,
     capacity: usize,

@@ -90,7 +90,7 @@ enum Need {
 }
 
 /// See the module's head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Store {
     pair: SuperblockPair,
     /// What the superblock is to be.
@@ -113,7 +113,7 @@ pub(crate) struct Store {
 }
 
 /// A commit under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Commit {
     then: Vec<Then>,
     superblock: bool,
@@ -122,7 +122,7 @@ struct Commit {
 }
 
 /// What a finished commit brings.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Committed {
     pub(crate) then: Vec<Then>,
     /// Pieces whose extents are hot now.
