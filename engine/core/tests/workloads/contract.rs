@@ -33,6 +33,8 @@ pub(crate) enum Order {
 #[derive(Clone, Debug)]
 struct Entry {
     operation: Operation,
+    /// What it writes.
+    name: Name,
     asked: u64,
     /// When its effect was seen: by its answer, or by a read that showed it.
     answered: Option<u64>,
@@ -65,8 +67,17 @@ impl History {
     /// A client asks; returns the operation's number.
     pub(crate) fn ask(&mut self, operation: Operation) -> usize {
         self.clock += 1;
-        self.entries.push(Entry { operation, asked: self.clock, answered: None });
+        let named = |entry: &&Entry| entry.operation.changes().is_some_and(|(_, named)| named);
+        let before = self.entries.iter().filter(named).count();
+        let own = operation.changes().is_some_and(|(_, named)| named);
+        let name = if own { Name::try_from(before + 1).expect("few operations") } else { 0 };
+        self.entries.push(Entry { operation, name, asked: self.clock, answered: None });
         self.entries.len() - 1
+    }
+
+    /// What an operation writes.
+    pub(crate) fn name(&self, at: usize) -> Name {
+        self.entries[at].name
     }
 
     pub(crate) fn operation(&self, at: usize) -> Operation {
@@ -95,34 +106,48 @@ impl History {
             return Err(format!("the read {at} found {name} in block {block}: {:?}", self.entries));
         }
         // What one reader has seen, the next must see too.
-        for writer in 0..self.entries.len() {
-            let entry = &mut self.entries[writer];
-            if entry.operation.leaves(writer) == Some((block, name)) && name != 0 {
+        for entry in &mut self.entries {
+            if entry.name == name && entry.operation.changes() == Some((block, true)) {
                 entry.answered.get_or_insert(now);
             }
         }
         Ok(())
     }
 
-    /// Names everything that a later check depends on.
+    /// Names everything that a check depends on: the changes and the answered flushes, in their order in time.
     pub(crate) fn promises(&self) -> String {
-        format!("{:?}", self.entries)
+        let counts = |entry: &&Entry| match entry.operation {
+            Operation::Write(_) | Operation::Through(_) | Operation::Zero(_) => true,
+            Operation::Flush => entry.answered.is_some(),
+            Operation::Read(_) => false,
+        };
+        let mut times: Vec<u64> = Vec::new();
+        for entry in self.entries.iter().filter(counts) {
+            times.extend([entry.asked].into_iter().chain(entry.answered));
+        }
+        times.sort_unstable();
+        let rank = |time: u64| times.binary_search(&time).expect("it is one of them");
+        let told = self
+            .entries
+            .iter()
+            .filter(counts)
+            .map(|entry| (entry.operation, entry.name, rank(entry.asked), entry.answered.map(rank)));
+        format!("{:?}", told.collect::<Vec<_>>())
     }
 
     fn changes(&self) -> Vec<Change> {
-        let entries = self.entries.iter().enumerate();
-        entries
-            .filter_map(|(at, entry)| {
-                let (block, name) = entry.operation.leaves(at)?;
-                let through = matches!(entry.operation, Operation::Through(_));
-                Some(Change { block, name, asked: entry.asked, answered: entry.answered, through })
-            })
-            .collect()
+        let change = |entry: &Entry| {
+            let (block, _) = entry.operation.changes()?;
+            let through = matches!(entry.operation, Operation::Through(_));
+            Some(Change { block, name: entry.name, asked: entry.asked, answered: entry.answered, through })
+        };
+        self.entries.iter().filter_map(change).collect()
     }
 
     /// Whether a read that was asked for then may show this now.
     fn may_show(&self, block: usize, name: Name, asked: u64) -> bool {
-        let changes: Vec<Change> = self.changes().into_iter().filter(|change| change.block == block).collect();
+        let changes: Vec<Change> =
+            self.changes().into_iter().filter(|change| change.block == block).collect();
         let must: Vec<bool> =
             changes.iter().map(|change| change.answered.is_some_and(|answered| answered < asked)).collect();
         let mut image = self.base;
@@ -171,7 +196,10 @@ impl History {
         if some_order(self.base, image, &changes, fits) {
             return Ok(());
         }
-        Err(format!("an image {image:?} where {must:?} has to be there, in order of {order:?}: {:?}", self.entries))
+        Err(format!(
+            "an image {image:?} where {must:?} has to be there, in order of {order:?}: {:?}",
+            self.entries
+        ))
     }
 }
 
@@ -211,7 +239,7 @@ fn the_contract_finds_planted_errors() {
     let flush = history.ask(Operation::Flush);
     history.answer(flush, None).expect("no read");
     let second = history.ask(Operation::Write(1));
-    let (one, two) = (1, Name::try_from(second + 1).expect("small"));
+    let (one, two) = (history.name(first), history.name(second));
     assert!(history.check([one, 102, 103], Must::Everything, Order::Flushes).is_ok());
     assert!(history.check([one, two, 103], Must::Flushed, Order::Flushes).is_ok(), "it may be there");
     assert!(history.check(base, Must::Flushed, Order::Flushes).is_err(), "what was flushed is lost");
@@ -233,5 +261,8 @@ fn the_contract_finds_planted_errors() {
     let again = history.ask(Operation::Write(0));
     assert!(history.check([1, 102, 103], Must::Everything, Order::Flushes).is_ok());
     history.answer(again, None).expect("no read");
-    assert!(history.check([1, 102, 103], Must::Everything, Order::Flushes).is_err(), "the later one was answered");
+    assert!(
+        history.check([1, 102, 103], Must::Everything, Order::Flushes).is_err(),
+        "the later one was answered"
+    );
 }

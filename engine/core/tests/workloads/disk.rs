@@ -21,7 +21,7 @@ pub(crate) const PLACES: [u64; BLOCKS] = [0, BLOCK, 64 << 10];
 /// Bytes of the device; all but the three blocks stay zero.
 pub(crate) const SIZE: u64 = 128 << 10;
 /// Bytes of the metadata.
-pub(crate) const META: u64 = 256 << 10;
+pub(crate) const META: u64 = 160 << 10;
 /// So many lost writes are enumerated in every combination; of more, each alone and each but one.
 const EXHAUSTIVE: usize = 5;
 
@@ -218,7 +218,9 @@ impl Disk {
             let end = span.end().min(page + BLOCK);
             match area {
                 Area::Meta => {
-                    bytes.extend_from_slice(&self.meta[index(page / BLOCK)].bytes[index(at - page)..index(end - page)]);
+                    bytes.extend_from_slice(
+                        &self.meta[index(page / BLOCK)].bytes[index(at - page)..index(end - page)],
+                    );
                 }
                 Area::Data => {
                     let name = block_at(page).map_or(0, |block| self.cache[block]);
@@ -255,8 +257,7 @@ impl Disk {
                 }
             }
             Crash::Power => {
-                let open: Vec<Change> =
-                    base.pending.iter().map(|(_, change)| *change).chain(begun).collect();
+                let open: Vec<Change> = base.pending.iter().map(|(_, change)| *change).chain(begun).collect();
                 let free = open.iter().filter(|change| !change.through).count();
                 for kept in subsets(free) {
                     let mut disk = base.clone();
@@ -306,7 +307,10 @@ impl Disk {
 /// What a write does to the block at `offset`, if it is one that matters.
 fn change(offset: u64, data: &[u8], through: bool) -> Option<Change> {
     let name = data[0];
-    assert!(data.len() == BLOCK as usize && data.iter().all(|&byte| byte == name), "whole blocks are written");
+    assert!(
+        data.len() == BLOCK as usize && data.iter().all(|&byte| byte == name),
+        "whole blocks are written"
+    );
     let block = block_at(offset);
     assert!(block.is_some() || name == 0, "a block was written that no client has written");
     block.map(|block| Change { block, name, through })
@@ -317,6 +321,7 @@ fn subsets(count: usize) -> Vec<Vec<bool>> {
     if count <= EXHAUSTIVE {
         return (0..1_u32 << count).map(|set| (0..count).map(|at| set & 1 << at != 0).collect()).collect();
     }
-    let one = |keep: bool| (0..count).map(move |chosen| (0..count).map(|at| (at == chosen) == keep).collect());
+    let one =
+        |keep: bool| (0..count).map(move |chosen| (0..count).map(|at| (at == chosen) == keep).collect());
     [false, true].into_iter().map(|all| vec![all; count]).chain(one(true)).chain(one(false)).collect()
 }

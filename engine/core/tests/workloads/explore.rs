@@ -5,11 +5,11 @@
 
 use std::collections::HashSet;
 
-use evenkeel_core::volume::{Replication, config::Protocol};
+use evenkeel_core::volume::{Replication, Role, config::Protocol};
 
 use crate::{
     contract::{History, Must},
-    disk::{Crash, Image, Sort},
+    disk::{Crash, Disk, Image, Sort},
     recovery::{Moment, pairs},
     workload::{Operation, Pace},
     world::{Late, World},
@@ -43,6 +43,13 @@ pub(crate) struct Explorer {
     protocol: Protocol,
     operations: usize,
     trail: Vec<(Operation, Pace)>,
+    seen: HashSet<u64>,
+    visited: Visited,
+}
+
+/// What one walk passes on to the next of the same stage and protocol.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
     seen: HashSet<u64>,
     pub(crate) visited: Visited,
 }
@@ -84,27 +91,18 @@ fn prepared(stage: Stage, protocol: Protocol) -> Moment {
     }
     assert_eq!(world.broken, None);
     assert_eq!(world.disk(0).stable, base);
-    Moment { world, history: History::new(base), old: BASE }
+    Moment { world, history: History::new(base), old: BASE, is_new: true }
 }
 
 impl Explorer {
-    pub(crate) fn new(stage: Stage, protocol: Protocol, late: Late, operations: usize) -> Self {
-        Self {
-            stage,
-            late,
-            protocol,
-            operations,
-            trail: Vec::new(),
-            seen: HashSet::new(),
-            visited: Visited::default(),
-        }
-    }
-
-    /// Walks through all of it.
-    pub(crate) fn explore(mut self) -> Visited {
-        let start = prepared(self.stage, self.protocol);
-        self.extend(&start, Pace::AtOnce, 0);
-        self.visited
+    /// Walks through all workloads of so many operations, in this order of events.
+    pub(crate) fn walk(stage: Stage, protocol: Protocol, late: Late, operations: usize, passed: &mut Passed) {
+        let Passed { seen, visited } = std::mem::take(passed);
+        let mut explorer = Self { stage, late, protocol, operations, trail: Vec::new(), seen, visited };
+        let mut start = prepared(stage, protocol);
+        start.is_new = late == Late::Nothing;
+        explorer.extend(&start, Pace::AtOnce, 0);
+        *passed = Passed { seen: explorer.seen, visited: explorer.visited };
     }
 
     /// Every next operation.
@@ -115,7 +113,7 @@ impl Explorer {
         for operation in Operation::all(used) {
             let mut moment = from.clone();
             let at = moment.history.ask(operation);
-            moment.world.ask(0, at as u64, operation.request(at));
+            moment.world.ask(0, at as u64, operation.request(moment.history.name(at)));
             self.trail.push((operation, pace));
             self.visited.workloads += 1;
             let used = operation.block().map_or(used, |block| used.max(block + 1));
@@ -132,8 +130,11 @@ impl Explorer {
     /// The next thing happens, and everything that can come of it is looked at; whether there was one.
     fn happen(&mut self, moment: &mut Moment) -> bool {
         let Some(next) = moment.world.next(self.late) else { return false };
+        moment.is_new |= moment.world.next(Late::Nothing) != Some(next);
         let node = moment.world.step(next);
         match moment.note_replies() {
+            // What is the same in the order in which things were begun is looked at there.
+            Ok(_) if !moment.is_new => {}
             Ok(replied) => self.visit(moment, node, replied),
             Err(why) => self.fail("in the workload", &why, moment),
         }
@@ -152,7 +153,11 @@ impl Explorer {
         if lost {
             self.fail("at the end", "not everything was answered", &moment);
         }
-        if let Err(why) = moment.history.check(moment.world.disk(0).cache, Must::Everything, crate::contract::Order::Flushes) {
+        if let Err(why) = moment.history.check(
+            moment.world.disk(0).cache,
+            Must::Everything,
+            crate::contract::Order::Flushes,
+        ) {
             self.fail("at the end", &why, &moment);
         }
         if self.stage != Stage::Single && moment.world.disk(0).cache != moment.world.disk(1).cache {
@@ -199,10 +204,12 @@ impl Explorer {
         }
         self.both_crash(moment);
         self.peer_lost(moment, node);
-        if self.operations <= 2 {
+        if self.trail.len() <= 2 && self.stage == Stage::InSync {
             self.cable_pulled(moment);
         }
-        self.by_command(moment);
+        if self.trail.len() <= 2 {
+            self.by_command(moment);
+        }
     }
 
     fn primary_alone(&mut self, moment: &Moment) {
@@ -223,7 +230,10 @@ impl Explorer {
             worlds.extend(moment.world.crash(1, crash).into_iter().map(|world| (Some(crash), world)));
         }
         for (crash, world) in worlds {
-            let disks = [world.disk(1).fingerprint(), u64::from(moment.world.status(0).peers[0].replication == Replication::Established)];
+            let disks = [
+                world.disk(1).fingerprint(),
+                u64::from(moment.world.status(0).peers[0].replication == Replication::Established),
+            ];
             if crash.is_some() && !self.is_new(&format!("lost {crash:?}"), &disks, &moment.history) {
                 continue;
             }
@@ -233,11 +243,15 @@ impl Explorer {
             self.judge(&what, &lost, after.as_ref().map(|_| ()).map_err(Clone::clone));
             // It comes back, as it was left by either crash.
             let Ok(after) = after else { continue };
-            if crash.is_some() || after.world.status(1).role != evenkeel_core::volume::Role::Primary {
+            if crash.is_some() || after.world.status(1).role != Role::Primary {
                 continue;
             }
             for crash in [Crash::Process, Crash::Power] {
                 let worlds = moment.world.crash(0, crash);
+                let disks = [worlds[worlds.len() - 1].disk(0), after.world.disk(1)];
+                if !self.is_new("deposed", &disks.map(Disk::fingerprint), &moment.history) {
+                    continue;
+                }
                 let result = after.clone().deposed_returns(&worlds[worlds.len() - 1]);
                 self.judge(&format!("the lost primary returns after {crash:?}"), &after, result);
             }
@@ -246,7 +260,10 @@ impl Explorer {
 
     fn both_crash(&mut self, moment: &Moment) {
         let held = moment.world.status(0).peers[0].replication == Replication::Established;
-        for crashes in [Crash::Process, Crash::Power].into_iter().flat_map(|one| [[one, Crash::Process], [one, Crash::Power]]) {
+        for crashes in [Crash::Process, Crash::Power]
+            .into_iter()
+            .flat_map(|one| [[one, Crash::Process], [one, Crash::Power]])
+        {
             let first = moment.world.crash(0, crashes[0]);
             let second = moment.world.crash(1, crashes[1]);
             for (one, other) in pairs(first.len(), second.len()) {
@@ -269,7 +286,7 @@ impl Explorer {
             Ok(after) => after,
             Err(why) => self.fail("the peer is lost", &why, moment),
         };
-        if node == 0 && self.operations > 2 {
+        if node == 0 && self.trail.len() > 2 {
             return;
         }
         for crash in [Crash::Process, Crash::Power] {
@@ -297,7 +314,11 @@ impl Explorer {
                     let disks = [crashed.world.disk(0).fingerprint(), crashed.world.disk(1).fingerprint()];
                     if self.is_new(&format!("apart {crash:?}"), &disks, &apart.history) {
                         let result = crashed.clone().primary_returns(must);
-                        self.judge(&format!("apart, and the primary returns after {crash:?}"), &crashed, result);
+                        self.judge(
+                            &format!("apart, and the primary returns after {crash:?}"),
+                            &crashed,
+                            result,
+                        );
                     }
                 }
             }

@@ -17,55 +17,61 @@ mod world;
 use evenkeel_core::volume::config::Protocol;
 
 use crate::{
-    explore::{Explorer, Stage, Visited, orders},
+    explore::{Explorer, Passed, Stage, Visited, orders},
     world::Late,
 };
 
-/// Walks through the trees, prints how much that was, and fails if it was less than `floor` recoveries.
-fn walk(name: &str, walks: impl IntoIterator<Item = Explorer>, floor: u64) {
-    let mut all = Visited::default();
-    for explorer in walks {
-        let Visited { workloads, moments, recoveries } = explorer.explore();
-        all.workloads += workloads;
-        all.moments += moments;
-        all.recoveries += recoveries;
+/// Walks through every workload of so many operations in each of these orders, prints how much that was, and fails if
+/// it was less than `floor` recoveries.
+fn walk(stage: Stage, protocol: Protocol, operations: usize, orders: &[Late], floor: u64) {
+    let mut passed = Passed::default();
+    for late in orders {
+        Explorer::walk(stage, protocol, *late, operations, &mut passed);
     }
-    println!("{name}: {} workloads, {} moments of them, {} recoveries", all.workloads, all.moments, all.recoveries);
-    assert!(all.recoveries >= floor, "{name}: only {} recoveries", all.recoveries);
+    let Visited { workloads, moments, recoveries } = passed.visited;
+    println!(
+        "{stage:?}, protocol {protocol:?}: {workloads} workloads, {moments} moments, {recoveries} recoveries"
+    );
+    assert!(recoveries >= floor, "{stage:?}, protocol {protocol:?}: only {recoveries} recoveries");
 }
 
-#[test]
-fn one_node() {
-    walk("one node", [Explorer::new(Stage::Single, Protocol::C, Late::Nothing, 3)], 1);
-}
+const PROTOCOLS: [Protocol; 3] = [Protocol::A, Protocol::B, Protocol::C];
 
 #[test]
-fn in_sync_on_protocol_a() {
-    walk("in sync, A", [Explorer::new(Stage::InSync, Protocol::A, Late::Nothing, 3)], 1);
-}
-
-#[test]
-fn in_sync_on_protocol_b() {
-    walk("in sync, B", [Explorer::new(Stage::InSync, Protocol::B, Late::Nothing, 3)], 1);
-}
-
-#[test]
-fn in_sync_on_protocol_c() {
-    walk("in sync, C", [Explorer::new(Stage::InSync, Protocol::C, Late::Nothing, 3)], 1);
-}
-
-#[test]
-fn in_other_orders() {
-    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
-        let walks = orders().into_iter().map(|late| Explorer::new(Stage::InSync, protocol, late, 2));
-        walk(&format!("in other orders, {protocol:?}"), walks, 1);
+fn two_operations_in_every_order() {
+    for protocol in PROTOCOLS {
+        walk(Stage::InSync, protocol, 2, &orders(), 10_000);
     }
 }
 
 #[test]
-fn beside_a_resync() {
-    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
-        let walks = orders().into_iter().map(|late| Explorer::new(Stage::Returning, protocol, late, 2));
-        walk(&format!("beside a resync, {protocol:?}"), walks, 1);
+fn one_operation_in_every_order_beside_a_resync() {
+    for protocol in PROTOCOLS {
+        walk(Stage::Returning, protocol, 1, &orders(), 1_500);
     }
+}
+
+#[test]
+fn two_operations_beside_a_resync() {
+    walk(Stage::Returning, Protocol::C, 2, &[Late::Nothing], 10_000);
+}
+
+#[test]
+fn three_operations_on_one_node() {
+    walk(Stage::Single, Protocol::C, 3, &[Late::Nothing], 10_000);
+}
+
+#[test]
+fn three_operations_on_protocol_a() {
+    walk(Stage::InSync, Protocol::A, 3, &[Late::Nothing], 100_000);
+}
+
+#[test]
+fn three_operations_on_protocol_b() {
+    walk(Stage::InSync, Protocol::B, 3, &[Late::Nothing], 100_000);
+}
+
+#[test]
+fn three_operations_on_protocol_c() {
+    walk(Stage::InSync, Protocol::C, 3, &[Late::Nothing], 100_000);
 }

@@ -31,6 +31,8 @@ pub(crate) struct Moment {
     pub(crate) history: History,
     /// What a copy holds that has none of the newest generation.
     pub(crate) old: Image,
+    /// Whether things have happened in another order than that in which they were begun.
+    pub(crate) is_new: bool,
 }
 
 type Checked = Result<(), String>;
@@ -122,7 +124,10 @@ impl Moment {
         self.world.pass(1);
         let state = self.world.status(1);
         if state.role == Role::Primary || state.disk == DiskState::UpToDate {
-            return Err(format!("P1: the primary vanished, and the other is {:?} {:?}", state.role, state.disk));
+            return Err(format!(
+                "P1: the primary vanished, and the other is {:?} {:?}",
+                state.role, state.disk
+            ));
         }
         self.refuse(1)?;
         if state.disk == DiskState::Inconsistent {

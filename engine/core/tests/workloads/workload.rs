@@ -47,25 +47,25 @@ impl Operation {
         }
     }
 
-    /// What its block holds afterwards, if it is the `at`-th operation and changes anything.
-    pub(crate) fn leaves(self, at: usize) -> Option<(usize, Name)> {
+    /// Which block it changes, and whether to something that has a name of its own.
+    pub(crate) fn changes(self) -> Option<(usize, bool)> {
         match self {
-            Self::Write(block) | Self::Through(block) => {
-                Some((block, Name::try_from(at + 1).expect("few operations")))
-            }
-            Self::Zero(block) => Some((block, 0)),
+            Self::Write(block) | Self::Through(block) => Some((block, true)),
+            Self::Zero(block) => Some((block, false)),
             Self::Read(_) | Self::Flush => None,
         }
     }
 
-    /// As the engine wants it.
-    pub(crate) fn request(self, at: usize) -> ClientOperation {
+    /// As the engine wants it; `name` is for what is written.
+    pub(crate) fn request(self, name: Name) -> ClientOperation {
+        let write = |block: usize, fua| ClientOperation::Write {
+            offset: PLACES[block],
+            payload: World::payload(name),
+            fua,
+        };
         match self {
-            Self::Write(block) | Self::Through(block) => {
-                let (_, name) = self.leaves(at).expect("a write");
-                let fua = matches!(self, Self::Through(_));
-                ClientOperation::Write { offset: PLACES[block], payload: World::payload(name), fua }
-            }
+            Self::Write(block) => write(block, false),
+            Self::Through(block) => write(block, true),
             Self::Zero(block) => {
                 ClientOperation::Zero { span: span(block), mode: ZeroMode::Punch, fua: false }
             }

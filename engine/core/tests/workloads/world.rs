@@ -49,7 +49,7 @@ pub(crate) enum Late {
 }
 
 /// Something that can happen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     /// Clients, operators and links come first.
     Input,
@@ -97,7 +97,8 @@ impl World {
     pub(crate) fn new(nodes: usize, protocol: Protocol) -> Self {
         let geometry = Geometry::new(SIZE, 4096, 64 << 10, 16).expect("valid");
         let fresh = |node: usize| {
-            let spec = CreateSpec { node: NodeId(node as u64 + 1), geometry, peers: nodes - 1, origin: Origin::New };
+            let spec =
+                CreateSpec { node: NodeId(node as u64 + 1), geometry, peers: nodes - 1, origin: Origin::New };
             let disk = Disk::new(create(&spec).expect("valid").into_iter().flatten());
             Node { volume: None, disk, wake: None, boots: 1 }
         };
@@ -140,7 +141,10 @@ impl World {
         let config = VolumeConfig {
             name: "r0".to_owned(),
             node_name: NAMES[node].to_owned(),
-            peer_names: (0..self.nodes.len()).filter(|&peer| peer != node).map(|peer| NAMES[peer].to_owned()).collect(),
+            peer_names: (0..self.nodes.len())
+                .filter(|&peer| peer != node)
+                .map(|peer| NAMES[peer].to_owned())
+                .collect(),
             protocol: self.protocol,
             on_peer_loss: OnPeerLoss::Continue,
             peer_timeout: Duration::from_secs(5),
@@ -204,7 +208,8 @@ impl World {
 
     /// A link, if there is none and both nodes live.
     pub(crate) fn connect(&mut self) {
-        if self.link.is_none() && self.nodes.len() == 2 && self.nodes.iter().all(|node| node.volume.is_some()) {
+        if self.link.is_none() && self.nodes.len() == 2 && self.nodes.iter().all(|node| node.volume.is_some())
+        {
             let link = LinkId(self.number());
             self.link = Some(link);
             for node in 0..2 {
@@ -344,7 +349,8 @@ impl World {
             match action {
                 Action::Send { link, channel, frame, .. } => {
                     if Some(link) == self.link {
-                        let channel = CHANNELS.iter().position(|&name| name == channel).expect("all are named");
+                        let channel =
+                            CHANNELS.iter().position(|&name| name == channel).expect("all are named");
                         self.frames[1 - node][channel].push_back((self.stamp, link, frame));
                     }
                 }
@@ -361,7 +367,10 @@ impl World {
                 Action::Notice(notice) => {
                     let bad = matches!(
                         notice,
-                        Notice::NotOpened(_) | Notice::DiskFailed(..) | Notice::ProtocolError(..) | Notice::SetBack { .. }
+                        Notice::NotOpened(_)
+                            | Notice::DiskFailed(..)
+                            | Notice::ProtocolError(..)
+                            | Notice::SetBack { .. }
                     );
                     if bad {
                         self.broken.get_or_insert(format!("{}: {notice:?}", NAMES[node]));
@@ -388,7 +397,8 @@ impl World {
         }
         for (channel, name) in CHANNELS.into_iter().enumerate() {
             for (_, link, frame) in std::mem::take(&mut self.frames[other][channel]) {
-                self.inputs.push_back((other, Event::Frame { peer: PeerIndex::FIRST, link, channel: name, frame }));
+                self.inputs
+                    .push_back((other, Event::Frame { peer: PeerIndex::FIRST, link, channel: name, frame }));
             }
         }
         self.inputs.push_back((other, Event::LinkDown { peer: PeerIndex::FIRST, link }));
@@ -397,13 +407,15 @@ impl World {
     /// Whether everything is as it should be: one primary that serves, all copies UpToDate, nothing left to copy.
     pub(crate) fn is_well(&self) -> bool {
         let states: Vec<Status> = (0..self.nodes.len()).map(|node| self.status(node)).collect();
-        let serves = states.iter().filter(|state| state.role == Role::Primary && state.suspended.is_none()).count();
+        let serves =
+            states.iter().filter(|state| state.role == Role::Primary && state.suspended.is_none()).count();
         serves == 1
             && states.iter().all(|state| {
                 state.disk == evenkeel_core::volume::DiskState::UpToDate
-                    && state.peers.iter().all(|peer| {
-                        peer.replication == Replication::Established && peer.dirty_bytes == 0
-                    })
+                    && state
+                        .peers
+                        .iter()
+                        .all(|peer| peer.replication == Replication::Established && peer.dirty_bytes == 0)
             })
     }
 
