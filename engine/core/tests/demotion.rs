@@ -6,10 +6,10 @@ use bytes::Bytes;
 use evenkeel_core::volume::{
     Role,
     config::OnPeerLoss,
-    io::{Area, ClientOperation, RequestError, RequestOutcome},
+    io::{ClientOperation, RequestError, RequestOutcome},
     operator::{Force, OperatorAnswer, OperatorCommand},
 };
-use pair::Pair;
+use pair::{Held, Pair};
 
 fn primary_with(on_peer_loss: OnPeerLoss) -> Pair {
     let mut pair = Pair::with(on_peer_loss);
@@ -25,15 +25,15 @@ fn write(byte: u8) -> ClientOperation {
 #[test]
 fn a_write_let_through_while_the_record_is_on_its_way_ends_with_the_role() {
     let mut pair = primary_with(OnPeerLoss::Suspend);
-    pair.hold(0, Area::Data);
+    pair.hold(0, Held::Data);
     let first = pair.begin_request(0, write(1));
     let second = pair.begin_request(0, write(2));
     pair.disconnect();
     assert!(pair.status(0).suspended.is_some());
-    pair.hold(0, Area::Meta);
+    pair.hold(0, Held::Meta);
     let command = pair.begin_command(0, OperatorCommand::Secondary { force: true });
-    pair.release(0, Area::Data);
-    pair.release(0, Area::Meta);
+    pair.release(0, Held::Data);
+    pair.release(0, Held::Meta);
     assert_eq!(pair.answer(command), Some(OperatorAnswer::Done));
     assert_eq!(pair.status(0).role, Role::Secondary);
     for request in [first, second] {

@@ -38,6 +38,50 @@ pub(crate) enum Fail {
     Commit,
 }
 
+/// What of a node's disk is slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// Everything that is done to the data.
+    Data,
+    /// Only flushes of the data.
+    Flush,
+    /// Only writes of the data.
+    Write,
+    /// The metadata.
+    Meta,
+}
+
+impl Held {
+    fn takes(self, action: &Action) -> bool {
+        match action {
+            Action::Read { area: Area::Data, .. } => self == Self::Data,
+            Action::Write { .. } | Action::Zero { .. } => matches!(self, Self::Data | Self::Write),
+            Action::Flush { .. } => matches!(self, Self::Data | Self::Flush),
+            Action::Read { area: Area::Meta, .. } | Action::Commit { .. } => self == Self::Meta,
+            Action::Send { .. }
+            | Action::CloseLink { .. }
+            | Action::Reply { .. }
+            | Action::WakeAt(_)
+            | Action::Answer { .. }
+            | Action::Notice(_) => false,
+        }
+    }
+}
+
+/// What differs between the volumes of the tests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) protocol: Protocol,
+    pub(crate) on_peer_loss: OnPeerLoss,
+    pub(crate) max_inflight_writes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { protocol: Protocol::C, on_peer_loss: OnPeerLoss::Continue, max_inflight_writes: 1024 }
+    }
+}
+
 /// A node: its process, if it lives, and its disk.
 struct Node {
     volume: Option<Volume>,
@@ -60,12 +104,17 @@ pub(crate) struct Pair {
     next: u64,
     replies: BTreeMap<u64, Result<RequestOutcome, RequestError>>,
     answers: BTreeMap<u64, OperatorAnswer>,
-    on_peer_loss: OnPeerLoss,
+    settings: Settings,
     /// A disk was made to fail.
     may_fail: bool,
-    /// Answers of these parts of a node's disk wait in `late`.
-    held: Vec<(usize, Area)>,
-    late: Vec<(usize, Area, Event)>,
+    /// Actions of these parts of a node's disk wait in `late`.
+    held: Vec<(usize, Held)>,
+    late: Vec<(usize, Held, Action)>,
+    /// A node to which only so many frames come yet, and those that wait.
+    limited: Option<(usize, usize)>,
+    waiting_frames: Vec<(usize, Event)>,
+    /// The longest span that a disk was asked to change at once.
+    pub(crate) longest_change: u64,
     /// A node that stands still, and what waits for it.
     stopped: Option<(usize, Vec<Event>)>,
     /// Bytes of data that resyncs have moved.
@@ -74,10 +123,14 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new() -> Self {
-        Self::with(OnPeerLoss::Continue)
+        Self::set_up(Settings::default())
     }
 
     pub(crate) fn with(on_peer_loss: OnPeerLoss) -> Self {
+        Self::set_up(Settings { on_peer_loss, ..Settings::default() })
+    }
+
+    pub(crate) fn set_up(settings: Settings) -> Self {
         let nodes = [1, 2].map(|id| {
             let mut meta = vec![0; META];
             let geometry = Geometry::new(SIZE as u64, 4096, 64 << 10, 16).expect("valid");
@@ -103,10 +156,13 @@ impl Pair {
             next: 1,
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
-            on_peer_loss,
+            settings,
             may_fail: false,
             held: Vec::new(),
             late: Vec::new(),
+            limited: None,
+            waiting_frames: Vec::new(),
+            longest_change: 0,
             stopped: None,
             moved_bytes: 0,
         };
@@ -130,13 +186,13 @@ impl Pair {
             name: "r0".to_owned(),
             node_name: ["alpha", "beta"][node].to_owned(),
             peer_names: vec![["beta", "alpha"][node].to_owned()],
-            protocol: Protocol::C,
-            on_peer_loss: self.on_peer_loss,
+            protocol: self.settings.protocol,
+            on_peer_loss: self.settings.on_peer_loss,
             peer_timeout: Duration::from_secs(5),
             hold: Duration::from_secs(120),
             max_lag_bytes: 64 << 20,
             max_inflight_bytes: 64 << 20,
-            max_inflight_writes: 1024,
+            max_inflight_writes: self.settings.max_inflight_writes,
         };
         let number = u128::from(self.number());
         let run = RunInfo {
@@ -162,6 +218,7 @@ impl Pair {
     pub(crate) fn crash(&mut self, node: usize) {
         self.nodes[node].volume = None;
         self.events.retain(|(other, _)| *other != node);
+        self.late.retain(|(other, ..)| *other != node);
         self.disconnect();
     }
 
@@ -185,13 +242,42 @@ impl Pair {
     }
 
     pub(crate) fn connect(&mut self) {
+        self.begin_connect();
+        self.run();
+    }
+
+    /// A new link is there, and neither node has been told yet.
+    pub(crate) fn begin_connect(&mut self) {
         self.disconnect();
         let link = LinkId(self.number());
         self.link = Some(link);
         for node in 0..2 {
             self.events.push_back((node, Event::LinkUp { peer: PeerIndex::FIRST, link }));
         }
+    }
+
+    /// From now on only so many frames come to a node; those behind them wait.
+    pub(crate) fn limit_frames(&mut self, node: usize, frames: usize) {
+        self.limited = Some((node, frames));
+    }
+
+    /// Every frame comes again, first those that wait.
+    pub(crate) fn unlimit_frames(&mut self) {
+        self.limited = None;
+        self.events.extend(std::mem::take(&mut self.waiting_frames));
         self.run();
+    }
+
+    /// Whether a frame has to wait.
+    fn waits(&mut self, node: usize, event: &Event) -> bool {
+        match (&mut self.limited, event) {
+            (Some((limited, left)), Event::Frame { .. }) if *limited == node => {
+                let waits = *left == 0;
+                *left = left.saturating_sub(1);
+                waits
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn disconnect(&mut self) {
@@ -242,18 +328,18 @@ impl Pair {
         self.answers.remove(&id)
     }
 
-    /// From now on this part of a node's disk does what it is told, but says so only after [`Pair::release`].
-    pub(crate) fn hold(&mut self, node: usize, area: Area) {
-        self.held.push((node, area));
+    /// From now on this part of a node's disk does nothing that it is told before [`Pair::release`].
+    pub(crate) fn hold(&mut self, node: usize, part: Held) {
+        self.held.push((node, part));
     }
 
-    pub(crate) fn release(&mut self, node: usize, area: Area) {
-        self.held.retain(|held| *held != (node, area));
-        for (of, part, event) in std::mem::take(&mut self.late) {
-            if (of, part) == (node, area) {
-                self.events.push_back((of, event));
+    pub(crate) fn release(&mut self, node: usize, part: Held) {
+        self.held.retain(|held| *held != (node, part));
+        for (of, why, action) in std::mem::take(&mut self.late) {
+            if (of, why) == (node, part) {
+                self.carry_out(of, vec![action]);
             } else {
-                self.late.push((of, part, event));
+                self.late.push((of, why, action));
             }
         }
         self.run();
@@ -280,8 +366,19 @@ impl Pair {
 
     /// Asks for something whose answer may come later.
     pub(crate) fn begin_request(&mut self, node: usize, operation: ClientOperation) -> u64 {
+        self.begin_request_of(1, node, operation)
+    }
+
+    /// A client of this name is gone.
+    pub(crate) fn client_gone(&mut self, node: usize, client: u64) {
+        self.events.push_back((node, Event::ClientGone(ClientId(client))));
+        self.run();
+    }
+
+    /// The same for one of several clients.
+    pub(crate) fn begin_request_of(&mut self, client: u64, node: usize, operation: ClientOperation) -> u64 {
         let id = self.number();
-        let event = Event::Request { client: ClientId(1), id: RequestId(id), operation };
+        let event = Event::Request { client: ClientId(client), id: RequestId(id), operation };
         self.events.push_back((node, event));
         self.run();
         id
@@ -301,6 +398,12 @@ impl Pair {
         let (node, events) = self.stopped.take().expect("a node stands still");
         self.events.extend(events.into_iter().map(|event| (node, event)));
         self.run();
+    }
+
+    /// The clock goes on while nobody looks at it: no process lives.
+    pub(crate) fn skip_time(&mut self, seconds: u64) {
+        assert!(self.nodes.iter().all(|node| node.volume.is_none()), "a process that lives is woken");
+        self.now = self.now.after(Duration::from_secs(seconds));
     }
 
     /// Lets the clock go on until nothing has happened for a while.
@@ -326,6 +429,10 @@ impl Pair {
                 waiting.push(event);
                 continue;
             }
+            if self.waits(node, &event) {
+                self.waiting_frames.push((node, event));
+                continue;
+            }
             let Some(volume) = &mut self.nodes[node].volume else { continue };
             let mut actions = Vec::new();
             volume.handle(self.now, event, &mut actions);
@@ -336,11 +443,17 @@ impl Pair {
 
     fn carry_out(&mut self, node: usize, actions: Vec<Action>) {
         for action in actions {
-            let part = match &action {
-                Action::Read { area, .. } => *area,
-                Action::Commit { .. } => Area::Meta,
-                _ => Area::Data,
+            let held = self.held.iter().find(|(of, part)| *of == node && part.takes(&action));
+            if let Some((_, part)) = held {
+                self.late.push((node, *part, action));
+                continue;
+            }
+            let changed = match &action {
+                Action::Write { payload, .. } => payload.len() as u64,
+                Action::Zero { span, .. } => span.len,
+                _ => 0,
             };
+            self.longest_change = self.longest_change.max(changed);
             let failure = match &action {
                 Action::Read { tag, area: Area::Data, .. } if self.takes_failure(node, Fail::Read) => {
                     Some(Event::ReadDone { tag: *tag, result: Err(DiskError::Io) })
@@ -428,11 +541,7 @@ impl Pair {
                     continue;
                 }
             };
-            if self.held.contains(&(node, part)) {
-                self.late.push((node, part, event));
-            } else {
-                self.events.push_back((node, event));
-            }
+            self.events.push_back((node, event));
         }
     }
 

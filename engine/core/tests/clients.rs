@@ -1,0 +1,139 @@
+//! Requests of clients: first come first served, and nothing of a client that is gone (W1); pieces of a large request
+//! (D9); reads that cannot be served from the own disk.
+
+mod pair;
+
+use bytes::Bytes;
+use evenkeel_core::volume::{
+    config::{OnPeerLoss, Protocol},
+    io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
+    operator::{Force, OperatorAnswer, OperatorCommand},
+    span::ByteSpan,
+};
+use pair::{Fail, Held, Pair, Settings};
+
+const DONE: Result<RequestOutcome, RequestError> = Ok(RequestOutcome::Done);
+const BLOCK: ByteSpan = ByteSpan { offset: 0, len: 4096 };
+const SIZE: u64 = 4 << 20;
+
+fn primary(settings: Settings) -> Pair {
+    let mut pair = Pair::set_up(settings);
+    pair.connect();
+    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    pair
+}
+
+fn write(byte: u8) -> ClientOperation {
+    ClientOperation::Write { offset: 0, payload: Bytes::from(vec![byte; 4096]), fua: false }
+}
+
+/// Both ways to wait for admission: answers are withheld, or the limit of writes in flight is reached.
+#[test]
+fn w1_what_waits_is_dropped_with_its_client_and_only_that() {
+    for by_limit in [false, true] {
+        let on_peer_loss = OnPeerLoss::Suspend;
+        let mut pair = primary(Settings { on_peer_loss, max_inflight_writes: 1, ..Settings::default() });
+        assert_eq!(pair.request(0, write(9)), DONE);
+        if by_limit {
+            pair.hold(0, Held::Data);
+        } else {
+            pair.disconnect();
+        }
+        let first = pair.begin_request_of(1, 0, write(1));
+        let gone = pair.begin_request_of(2, 0, write(2));
+        let stays = pair.begin_request_of(1, 0, ClientOperation::Flush);
+        pair.client_gone(0, 2);
+        if by_limit {
+            pair.release(0, Held::Data);
+        } else {
+            pair.connect();
+        }
+        assert_eq!(pair.reply(first), Some(DONE), "by limit: {by_limit}");
+        assert_eq!(pair.reply(stays), Some(DONE), "by limit: {by_limit}");
+        assert_eq!(pair.reply(gone), None, "by limit: {by_limit}");
+        for node in 0..2 {
+            assert_eq!(pair.data(node)[0], 1, "by limit: {by_limit}, node {node}");
+        }
+    }
+}
+
+#[test]
+fn w1_what_is_admitted_when_its_client_goes_is_carried_out() {
+    let mut pair = primary(Settings::default());
+    pair.hold(1, Held::Data);
+    pair.begin_request_of(2, 0, write(5));
+    pair.client_gone(0, 2);
+    pair.release(1, Held::Data);
+    assert_eq!((pair.data(0)[0], pair.data(1)[0]), (5, 5));
+}
+
+#[test]
+fn w1_requests_that_wait_keep_their_order() {
+    for by_limit in [false, true] {
+        let on_peer_loss = OnPeerLoss::Suspend;
+        let mut pair = primary(Settings { on_peer_loss, max_inflight_writes: 2, ..Settings::default() });
+        if by_limit {
+            pair.hold(0, Held::Data);
+        } else {
+            pair.disconnect();
+        }
+        let mut asked = Vec::new();
+        for byte in 1..=6 {
+            asked.push((pair.begin_request_of(u64::from(byte), 0, write(byte)), None));
+            asked.push((pair.begin_request_of(7, 0, ClientOperation::Read(BLOCK)), Some(byte)));
+        }
+        if by_limit {
+            pair.release(0, Held::Data);
+        } else {
+            pair.connect();
+        }
+        for (request, shows) in asked {
+            let expected = match shows {
+                None => DONE,
+                Some(byte) => Ok(RequestOutcome::Data(vec![byte; 4096].into())),
+            };
+            assert_eq!(pair.reply(request), Some(expected), "by limit: {by_limit}");
+        }
+        assert_eq!((pair.data(0)[0], pair.data(1)[0]), (6, 6));
+    }
+}
+
+/// 16 slots of 64 KiB: an eighth is two extents.
+#[test]
+fn d9_a_large_request_is_split_and_ends() {
+    let mut pair = primary(Settings::default());
+    assert_eq!(pair.request(0, write(1)), DONE);
+    let whole = ByteSpan { offset: 512, len: SIZE - 1024 };
+    let zero = |mode| ClientOperation::Zero { span: whole, mode, fua: false };
+    let large = ClientOperation::Write { offset: 0, payload: vec![3; 1 << 20].into(), fua: false };
+    let asked = [zero(ZeroMode::Punch), large.clone(), zero(ZeroMode::Allocate), large];
+    let asked = asked.map(|operation| pair.begin_request(0, operation));
+    for request in asked {
+        assert_eq!(pair.reply(request), Some(DONE));
+    }
+    assert_eq!(
+        pair.longest_change,
+        2 * (64 << 10),
+        "D9: no piece needs more than an eighth of the activity log"
+    );
+    assert_eq!(pair.data(0), pair.data(1));
+    assert!(pair.data(0)[..1 << 20].iter().all(|&byte| byte == 3));
+    assert!(pair.data(0)[1 << 20..].iter().all(|&byte| byte == 0));
+}
+
+/// On A an answered write may still be on its way to the peer that a read has to be served from.
+#[test]
+fn w7_a_read_from_the_peer_shows_the_writes_before_it() {
+    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
+        let mut pair = primary(Settings { protocol, ..Settings::default() });
+        pair.hold(1, Held::Write);
+        let write = pair.begin_request(0, write(4));
+        assert_eq!(pair.reply(write).is_some(), protocol != Protocol::C, "{protocol:?}");
+        pair.fail_next(0, Fail::Read);
+        let read = pair.begin_request(0, ClientOperation::Read(BLOCK));
+        assert_eq!(pair.reply(read), None, "{protocol:?}: the peer does not have it yet");
+        pair.release(1, Held::Write);
+        let shown = Ok(RequestOutcome::Data(vec![4; 4096].into()));
+        assert_eq!(pair.reply(read), Some(shown), "{protocol:?}");
+    }
+}

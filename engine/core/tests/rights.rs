@@ -1,0 +1,137 @@
+//! Who may be primary without force (P1, P2, P6, P7): after each history at most one side of a partition.
+
+mod pair;
+
+use evenkeel_core::volume::{
+    DiskState, Role,
+    operator::{Force, OperatorAnswer, OperatorCommand},
+};
+use pair::Pair;
+
+fn mirrored() -> Pair {
+    let mut pair = Pair::new();
+    pair.connect();
+    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    assert!(pair.write(0, 0, &[1; 4096], true).is_ok());
+    pair
+}
+
+fn done(pair: &mut Pair, node: usize, command: OperatorCommand) {
+    assert_eq!(pair.command(node, command), OperatorAnswer::Done);
+}
+
+/// Which nodes take the role without force, each alone.
+fn may(pair: &mut Pair) -> [bool; 2] {
+    [0, 1].map(|node| pair.command(node, OperatorCommand::Primary(Force::No)) == OperatorAnswer::Done)
+}
+
+#[test]
+fn p2_the_last_primary_has_the_right_and_nobody_else() {
+    let secondary = OperatorCommand::Secondary { force: false };
+    let mut pair = mirrored();
+    pair.disconnect();
+    assert_eq!(may(&mut pair), [true, false], "the primary itself");
+
+    let mut pair = mirrored();
+    done(&mut pair, 0, secondary.clone());
+    pair.disconnect();
+    assert_eq!(may(&mut pair), [true, false], "a cut after it became secondary");
+
+    let mut pair = mirrored();
+    done(&mut pair, 0, secondary.clone());
+    done(&mut pair, 1, OperatorCommand::Primary(Force::No));
+    done(&mut pair, 1, secondary.clone());
+    pair.disconnect();
+    assert_eq!(may(&mut pair), [false, true], "the role was handed over");
+
+    let mut pair = mirrored();
+    done(&mut pair, 0, secondary.clone());
+    let peer = pair.peer();
+    done(&mut pair, 0, OperatorCommand::Disconnect(peer));
+    assert_eq!(pair.status(1).disk, DiskState::UpToDate, "it left on purpose");
+    assert_eq!(may(&mut pair), [true, false], "UpToDate is not the right");
+
+    let mut pair = mirrored();
+    done(&mut pair, 0, secondary);
+    done(&mut pair, 1, OperatorCommand::Disconnect(peer));
+    assert_eq!(may(&mut pair), [true, false], "the other one left");
+}
+
+#[test]
+fn p1_who_was_dropped_by_a_primary_is_durably_outdated() {
+    let mut pair = mirrored();
+    let peer = pair.peer();
+    done(&mut pair, 0, OperatorCommand::Disconnect(peer));
+    assert_eq!(pair.status(1).disk, DiskState::Outdated);
+    assert!(pair.write(0, 0, &[2; 4096], true).is_ok());
+    pair.crash(1);
+    pair.restart(1);
+    assert_eq!(pair.status(1).disk, DiskState::Outdated);
+    assert_eq!(may(&mut pair), [true, false]);
+}
+
+#[test]
+fn p1_a_secondary_whose_primary_vanished_doubts_its_copy() {
+    let mut pair = mirrored();
+    pair.crash(0);
+    assert_eq!(pair.status(1).disk, DiskState::Consistent);
+    assert!(matches!(pair.command(1, OperatorCommand::Primary(Force::No)), OperatorAnswer::Refused(_)));
+    pair.crash(1);
+    pair.restart(1);
+    assert_eq!(pair.status(1).disk, DiskState::Consistent, "nor is it better after a restart");
+    assert!(matches!(pair.command(1, OperatorCommand::Primary(Force::No)), OperatorAnswer::Refused(_)));
+}
+
+#[test]
+fn p6_a_clean_shutdown_leaves_the_right_on_one_node() {
+    for (crash_of_heir, power) in [(false, false), (true, false), (true, true)] {
+        let mut pair = mirrored();
+        done(&mut pair, 0, OperatorCommand::Shutdown);
+        pair.crash(0);
+        if crash_of_heir {
+            if power {
+                pair.lose_power(1);
+            } else {
+                pair.crash(1);
+            }
+            pair.restart(1);
+        }
+        pair.restart(0);
+        assert!(!pair.status(0).entitled, "it was handed over");
+        assert!(pair.status(1).entitled, "it was taken durably");
+        assert!(!may(&mut pair)[0], "power {power}: the heir may be primary");
+    }
+}
+
+#[test]
+fn p6_without_a_peer_the_right_is_kept_through_a_clean_shutdown() {
+    let mut pair = mirrored();
+    pair.disconnect();
+    done(&mut pair, 0, OperatorCommand::Shutdown);
+    pair.lose_power(0);
+    pair.restart(0);
+    assert_eq!(pair.status(0).disk, DiskState::UpToDate, "P1: nothing can be missing");
+    assert_eq!(may(&mut pair), [true, false]);
+}
+
+#[test]
+fn p7_who_takes_its_role_up_again() {
+    for (power, seconds, resumes) in
+        [(false, 0, true), (false, 100, true), (false, 130, false), (true, 0, false)]
+    {
+        let mut pair = mirrored();
+        if power {
+            pair.lose_power(0);
+        } else {
+            pair.crash(0);
+        }
+        pair.crash(1);
+        pair.skip_time(seconds);
+        pair.restart(0);
+        pair.pass_time();
+        let role = if resumes { Role::Primary } else { Role::Secondary };
+        assert_eq!(pair.status(0).role, role, "power {power}, {seconds} s later");
+        let refused = pair.command(0, OperatorCommand::Primary(Force::No)) != OperatorAnswer::Done;
+        assert_eq!(refused, power, "power {power}, {seconds} s later: whether something may be missing");
+    }
+}
