@@ -5,11 +5,11 @@ mod pair;
 use bytes::Bytes;
 use evenkeel_core::volume::{
     Role,
-    config::OnPeerLoss,
+    config::{OnPeerLoss, Protocol},
     io::{ClientOperation, RequestError, RequestOutcome},
     operator::{Force, OperatorAnswer, OperatorCommand},
 };
-use pair::{Held, Pair};
+use pair::{Held, Pair, Settings};
 
 fn primary_with(on_peer_loss: OnPeerLoss) -> Pair {
     let mut pair = Pair::with(on_peer_loss);
@@ -64,4 +64,39 @@ fn a_primary_that_was_deposed_can_be_shut_down() {
     pair.connect();
     assert_eq!(pair.status(0).role, Role::Secondary, "G10: the lower term gives up");
     assert_eq!(pair.command(0, OperatorCommand::Shutdown), OperatorAnswer::Done);
+}
+
+/// Whatever is slow, the images are equal on media when it is answered.
+#[test]
+fn p5_it_is_answered_when_everything_is_stable_on_both_nodes() {
+    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
+        for (node, part) in [0, 1]
+            .into_iter()
+            .flat_map(|node| [Held::Write, Held::Flush, Held::Data, Held::Meta].map(|part| (node, part)))
+        {
+            let what = format!("{protocol:?}, node {node}, {part:?}");
+            let mut pair = Pair::set_up(Settings { protocol, ..Settings::default() });
+            pair.connect();
+            assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+            pair.hold(node, part);
+            let requests = [1, 2].map(|byte| pair.begin_request(0, write(byte)));
+            let command = pair.begin_command(0, OperatorCommand::Secondary { force: false });
+            let early = pair.answer(command);
+            if early.is_some() {
+                assert_eq!(pair.stable_data(0), pair.stable_data(1), "{what}");
+            } else {
+                assert_eq!(pair.status(0).role, Role::Primary, "{what}");
+            }
+            // The peer's metadata have no part in it, nor have hot extents.
+            let free = (node, part) == (1, Held::Meta);
+            assert_eq!(early.is_some(), free, "{what}");
+            pair.release(node, part);
+            assert_eq!(early.or_else(|| pair.answer(command)), Some(OperatorAnswer::Done), "{what}");
+            for request in requests {
+                assert_eq!(pair.reply(request), Some(Ok(RequestOutcome::Done)), "{what}");
+            }
+            assert_eq!(pair.stable_data(0)[0], 2, "{what}");
+            assert_eq!(pair.stable_data(0), pair.stable_data(1), "{what}");
+        }
+    }
 }

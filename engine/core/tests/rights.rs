@@ -58,6 +58,21 @@ fn p2_the_last_primary_has_the_right_and_nobody_else() {
 }
 
 #[test]
+fn p2_the_right_ends_when_another_was_promoted() {
+    let mut pair = mirrored();
+    pair.crash(0);
+    done(&mut pair, 1, OperatorCommand::Primary(Force::Yes));
+    pair.restart(0);
+    pair.connect();
+    assert_eq!((pair.status(0).entitled, pair.status(1).entitled), (false, true));
+    pair.disconnect();
+    assert_eq!(may(&mut pair), [false, true], "it has taken the other's head");
+    pair.crash(0);
+    pair.restart(0);
+    assert!(!may(&mut pair)[0], "durably");
+}
+
+#[test]
 fn p1_who_was_dropped_by_a_primary_is_durably_outdated() {
     let mut pair = mirrored();
     let peer = pair.peer();

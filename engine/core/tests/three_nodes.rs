@@ -160,3 +160,45 @@ fn r7_a_secondary_does_not_verify_while_another_node_is_primary() {
     let answer = trio.command(1, OperatorCommand::Verify { peer: fellow, repair: false });
     assert!(matches!(answer, OperatorAnswer::Refused(_)), "{answer:?}");
 }
+
+/// Beta loses power at each event after gamma is lost: what its newest head names, it has.
+#[test]
+fn g2_a_head_is_taken_when_the_own_data_are_stable() {
+    let mut taken = [0, 0];
+    for events in 0.. {
+        let mut trio = formed();
+        let before = trio.status(0).head;
+        assert_eq!(trio.write(0, 4096, &[6; 4096]), DONE);
+        trio.stop_after(events);
+        trio.crash(2);
+        trio.lose_power(1);
+        let waited = trio.go_on();
+        trio.restart(1);
+        let has_it = trio.data(1)[4096..8192] == [6; 4096];
+        let is_new = trio.status(1).head != before;
+        assert!(!is_new || has_it, "{events} events later");
+        taken[usize::from(is_new)] += 1;
+        if !waited && is_new {
+            break;
+        }
+        assert!(events < 500, "beta never takes the head");
+    }
+    assert!(taken[0] > 2 && taken[1] > 0, "{taken:?}");
+}
+
+/// Alpha is primary, in sync with beta. Gamma was promoted by force where it could ask nobody, and meets beta only.
+#[test]
+fn g10_a_primary_that_hears_of_a_higher_term_stops() {
+    let mut trio = formed();
+    trio.cut(0, 2);
+    trio.cut(1, 2);
+    trio.pass_time();
+    assert_eq!(trio.command(2, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(trio.write(0, 0, &[1; 4096]), DONE);
+    assert!(trio.status(2).term > trio.status(0).term);
+    trio.join(1, 2);
+    assert_eq!(trio.status(0).role, Role::Secondary, "beta has told it");
+    let write = trio.write(0, 0, &[2; 4096]);
+    assert!(matches!(write, Some(Err(_))), "{write:?}");
+    assert_eq!(trio.status(0).disk, DiskState::UpToDate, "its own copy is what it was");
+}

@@ -112,6 +112,10 @@ pub(crate) struct Pair {
     late: Vec<(usize, Held, Action)>,
     /// A node to which only so many frames come yet, and those that wait.
     limited: Option<(usize, usize)>,
+    /// What the state directories remember.
+    pub(crate) remembered: [Remembered; 2],
+    /// Every frame that came to a node on a link that is no more, if a test wants them.
+    pub(crate) recorded: Option<Vec<(usize, Event)>>,
     waiting_frames: Vec<(usize, Event)>,
     /// The longest span that a disk was asked to change at once.
     pub(crate) longest_change: u64,
@@ -161,6 +165,8 @@ impl Pair {
             held: Vec::new(),
             late: Vec::new(),
             limited: None,
+            remembered: [Remembered::default(); 2],
+            recorded: None,
             waiting_frames: Vec::new(),
             longest_change: 0,
             stopped: None,
@@ -205,7 +211,7 @@ impl Pair {
             meta_bytes: META as u64,
             data_bytes: SIZE as u64,
             reads_media: false,
-            remembered: Remembered::default(),
+            remembered: self.remembered[node],
         };
         let mut actions = Vec::new();
         self.nodes[node].wake = None;
@@ -369,6 +375,29 @@ impl Pair {
         self.begin_request_of(1, node, operation)
     }
 
+    /// So many actions of this part of a node's disk wait.
+    pub(crate) fn held_actions(&self, node: usize, part: Held) -> usize {
+        self.late.iter().filter(|(of, why, _)| (*of, *why) == (node, part)).count()
+    }
+
+    /// What has come before comes again.
+    pub(crate) fn deliver(&mut self, frames: Vec<(usize, Event)>) {
+        self.events.extend(frames);
+        self.run();
+    }
+
+    /// A copy of both files of a node, as they are on media.
+    pub(crate) fn snapshot(&self, node: usize) -> (Vec<u8>, Vec<u8>) {
+        (self.nodes[node].stable.clone(), self.nodes[node].meta.clone())
+    }
+
+    /// Puts a copy back; the process does not live.
+    pub(crate) fn put_back(&mut self, node: usize, (data, meta): &(Vec<u8>, Vec<u8>)) {
+        let this = &mut self.nodes[node];
+        assert!(this.volume.is_none(), "files are put back while nobody uses them");
+        (this.data, this.stable, this.meta) = (data.clone(), data.clone(), meta.clone());
+    }
+
     /// A client of this name is gone.
     pub(crate) fn client_gone(&mut self, node: usize, client: u64) {
         self.events.push_back((node, Event::ClientGone(ClientId(client))));
@@ -428,6 +457,9 @@ impl Pair {
             {
                 waiting.push(event);
                 continue;
+            }
+            if let (Some(recorded), Event::Frame { .. }) = (&mut self.recorded, &event) {
+                recorded.push((node, event.clone()));
             }
             if self.waits(node, &event) {
                 self.waiting_frames.push((node, event));

@@ -47,6 +47,8 @@ pub(crate) struct Trio {
     now: Timestamp,
     /// The link of each pair, if there is one, and whether there can be one.
     links: BTreeMap<(usize, usize), Option<LinkId>>,
+    /// So many more events happen.
+    budget: usize,
     /// Writes from the first to the second do not arrive.
     stuck: Vec<(usize, usize)>,
     next: u64,
@@ -86,6 +88,7 @@ impl Trio {
             events: VecDeque::new(),
             now: Timestamp(1_000_000_000),
             links: [(0, 1), (0, 2), (1, 2)].map(|pair| (pair, None)).into(),
+            budget: usize::MAX,
             stuck: Vec::new(),
             next: 1,
             replies: BTreeMap::new(),
@@ -168,6 +171,19 @@ impl Trio {
     pub(crate) fn join(&mut self, one: usize, other: usize) {
         self.links.entry(pair(one, other)).or_default();
         self.pass_time();
+    }
+
+    /// Only so many more events happen, until [`Trio::go_on`].
+    pub(crate) fn stop_after(&mut self, events: usize) {
+        self.budget = events;
+    }
+
+    /// Everything happens again; returns whether something was waiting.
+    pub(crate) fn go_on(&mut self) -> bool {
+        self.budget = usize::MAX;
+        let waited = !self.events.is_empty();
+        self.run();
+        waited
     }
 
     /// From now on, or no longer, writes from one node to another are lost on the way, unnoticed.
@@ -258,7 +274,11 @@ impl Trio {
 
     fn run(&mut self) {
         for _ in 0..100_000 {
+            if self.budget == 0 {
+                return;
+            }
             let Some((node, event)) = self.events.pop_front() else { return };
+            self.budget -= 1;
             let Some(volume) = &mut self.nodes[node].volume else { continue };
             let mut actions = Vec::new();
             volume.handle(self.now, event, &mut actions);
