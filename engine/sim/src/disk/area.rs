@@ -124,6 +124,15 @@ impl Area {
         &self.stable
     }
 
+    /// What a power loss leaves at least: what is on media, and what was written through since.
+    pub(crate) fn certain(&self) -> Vec<u8> {
+        let mut image = self.stable.clone();
+        for write in self.pending.iter().filter(|write| write.fate == Fate::Certain) {
+            write.content.copy_to(0, &mut image[write.offset..write.offset + write.content.len()]);
+        }
+        image
+    }
+
     /// Applies a write that was answered as the `answered`-th action of the disk.
     pub(crate) fn write(&mut self, offset: usize, content: Content, answered: u64, through: bool) {
         content.copy_to(0, &mut self.cache[offset..offset + content.len()]);
@@ -271,6 +280,16 @@ mod tests {
             area.lose_power(&mut Stream::of_key(key));
             assert_eq!((area.stable()[0], area.stable()[512]), (1, 2));
         }
+    }
+
+    #[test]
+    fn what_was_written_through_is_certain_and_what_came_later_is_not() {
+        let mut area = Area::new(4096);
+        area.write(0, data(1, 512), 0, false);
+        area.write(512, data(2, 512), 1, true);
+        area.write(512, data(3, 512), 2, false);
+        let certain = area.certain();
+        assert_eq!((certain[0], certain[512]), (0, 2));
     }
 
     #[test]

@@ -126,6 +126,11 @@ impl Disk {
         self.data.stable()
     }
 
+    /// The data that a power loss leaves at least.
+    pub(crate) fn certain_data(&self) -> Vec<u8> {
+        self.data.certain()
+    }
+
     /// The metadata on media.
     pub(crate) fn stable_meta(&self) -> &[u8] {
         self.meta.stable()

@@ -421,6 +421,17 @@ impl Oracle {
         }
     }
 
+    /// What is on a node's media holds everything that a flush covered or that was answered as stable.
+    pub(crate) fn stable_on(&mut self, node: usize, image: &[u8]) {
+        if self.forked || self.writers.fork_possible() || self.beyond_budget {
+            return;
+        }
+        self.parse_image(image);
+        let values = std::mem::take(&mut self.scratch);
+        self.owed(node, &values, Demand::Floor);
+        self.scratch = values;
+    }
+
     /// A promotion pinned writes that nobody had acknowledged: a holder that lacks them holds no longer.
     pub(crate) fn recount(&mut self, node: usize, image: &[u8]) {
         let lacks = image.chunks_exact(SECTOR).enumerate().any(|(sector, bytes)| {

@@ -143,11 +143,17 @@ impl<E: Engine> World<'_, E> {
             (Ok(RequestOutcome::Data(data)), Wish::Read(span)) => {
                 self.oracle.read_answered(*span, request.asked, &data, node);
             }
-            (Ok(RequestOutcome::Done), Wish::Write { .. } | Wish::Zero { .. }) => {
+            (Ok(RequestOutcome::Done), Wish::Write { fua, .. } | Wish::Zero { fua, .. }) => {
                 self.counts.acked_writes += 1;
                 self.oracle.write_answered(request.write.expect("it writes"), by);
+                if *fua {
+                    self.check_stable(node, by.own_disk);
+                }
             }
-            (Ok(RequestOutcome::Done), Wish::Flush) => self.oracle.flush_answered(request.asked, by),
+            (Ok(RequestOutcome::Done), Wish::Flush) => {
+                self.oracle.flush_answered(request.asked, by);
+                self.check_stable(node, by.own_disk);
+            }
             (Err(RequestError::Io), _) => {
                 self.counts.failed_requests += 1;
                 self.oracle.read_ends(request.asked);

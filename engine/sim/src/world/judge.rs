@@ -1,6 +1,6 @@
 //! What the oracle is told of states and images, and the end of a run.
 
-use evenkeel_core::volume::{DiskState, Replication, Role, operator::OperatorCommand};
+use evenkeel_core::volume::{DiskState, Replication, Role, config::Protocol, operator::OperatorCommand};
 
 use super::{Phase, World, node::peer_node};
 use crate::{
@@ -36,6 +36,12 @@ impl<E: Engine> World<'_, E> {
                 let other = peer_node(node, peer.index);
                 self.replication_changed(node, other, peer.replication);
             }
+        }
+        let steps_down = status.role == Role::Secondary && status.disk == DiskState::UpToDate;
+        if steps_down
+            && before.as_ref().is_some_and(|old| old.role == Role::Primary && old.suspended.is_none())
+        {
+            self.check_left(node);
         }
         if status.role == Role::Primary && !was_primary {
             self.counts.promotions += 1;
@@ -110,6 +116,40 @@ impl<E: Engine> World<'_, E> {
         self.oracle.joined(survivor, loser, self.nodes[survivor].disk.data());
         self.counts.forks += u64::from(self.caretaker.resolved);
         self.caretaker.resolved = false;
+    }
+
+    /// A primary that served has become secondary: on media it is what its peers in sync are (O5, P5).
+    fn check_left(&mut self, node: usize) {
+        for peer in (0..self.plan.nodes).filter(|peer| *peer != node) {
+            let [own, other] = [node, peer].map(|node| self.nodes[node].disk.certain_data());
+            if self.in_sync(node, peer)
+                && let Some(sector) = convergence::difference(&own, &other)
+            {
+                let text = format!(
+                    "node {node} became secondary, and on media node {peer}, in sync, differs in sector {sector}"
+                );
+                self.oracle.broken("O5", text);
+            }
+        }
+    }
+
+    /// A node has answered that something is stable: it is, on its own media and on those of every peer that it counts
+    /// (O2, W4). One in sixteen is looked at.
+    pub(super) fn check_stable(&mut self, node: usize, own_disk: bool) {
+        self.told_stable += 1;
+        if self.told_stable % 16 != 0 {
+            return;
+        }
+        for other in 0..self.plan.nodes {
+            let counts = if other == node {
+                own_disk
+            } else {
+                self.plan.protocol != Protocol::A && self.in_sync(node, other)
+            };
+            if counts {
+                self.oracle.stable_on(other, &self.nodes[other].disk.certain_data());
+            }
+        }
     }
 
     /// Looks at the images of all holders (O7).

@@ -121,6 +121,8 @@ pub(crate) struct World<'p, E: Engine> {
     commit_ended: bool,
     /// A disk could not read something: a verify may have taken it for a difference.
     unreadable: bool,
+    /// Answers that say that something is stable.
+    told_stable: u64,
     spare: Vec<Vec<Action>>,
     pub(crate) oracle: Oracle,
     pub(crate) counts: Counts,
@@ -154,6 +156,7 @@ impl<'p, E: Engine> World<'p, E> {
             keeps_delivered: plan.faults.iter().any(|fault| fault.kind == FaultKind::Replay),
             commit_ended: false,
             unreadable: false,
+            told_stable: 0,
             spare: Vec::new(),
             oracle: Oracle::new(
                 plan.nodes,
