@@ -4,7 +4,7 @@ mod pair;
 
 use bytes::Bytes;
 use evenkeel_core::volume::{
-    DiskState, Role,
+    DiskState, Replication, Role,
     config::{OnPeerLoss, Protocol},
     io::{ClientOperation, RequestOutcome},
     operator::{Force, OperatorAnswer, OperatorCommand},
@@ -192,4 +192,54 @@ fn g1_the_data_are_stable_before_the_generation() {
     pair.connect();
     assert_eq!(pair.status(0).disk, DiskState::UpToDate);
     assert_eq!((pair.data(0)[0], pair.data(1)[0]), (7, 7), "from the node that kept power (G8)");
+}
+
+/// The link comes up while the promotion makes its data stable, and the peer begins to copy to this node: a primary
+/// follows nobody (the simulator found one that did, and whose writes nobody else got).
+#[test]
+fn p3_who_becomes_primary_while_a_resync_into_it_begins_follows_nobody() {
+    for frames in 0..24 {
+        for force in [Force::No, Force::Yes] {
+            let mut pair = mirrored();
+            assert_eq!(pair.request(0, write(1, false)), Ok(RequestOutcome::Done));
+            for node in 0..2 {
+                pair.crash(node);
+            }
+            for node in 0..2 {
+                // The last primary does not take its role up again by itself.
+                pair.lose_power(node);
+                pair.restart(node);
+            }
+            pair.hold(1, Held::Flush);
+            let command = pair.begin_command(1, OperatorCommand::Primary(force));
+            pair.limit_frames(1, frames);
+            pair.connect();
+            pair.release(1, Held::Flush);
+            pair.unlimit_frames();
+            for _ in 0..3 {
+                if pair.status(1).peers[0].replication != Replication::Established {
+                    pair.connect();
+                }
+                pair.pass_time();
+            }
+            let what = format!("{frames} frames, {force:?}");
+            let done = pair.answer(command) == Some(OperatorAnswer::Done);
+            assert!(done || force == Force::No, "{what}");
+            if !done {
+                assert_eq!(
+                    pair.command(1, OperatorCommand::Primary(Force::No)),
+                    OperatorAnswer::Done,
+                    "{what}"
+                );
+            }
+            assert_eq!(
+                (pair.status(0).role, pair.status(1).role),
+                (Role::Secondary, Role::Primary),
+                "{what}"
+            );
+            assert_eq!(pair.request(1, write(9, false)), Ok(RequestOutcome::Done), "{what}");
+            assert_eq!((pair.data(0)[0], pair.data(1)[0]), (9, 9), "{what}");
+            assert_eq!(pair.status(0).disk, DiskState::UpToDate, "{what}");
+        }
+    }
 }

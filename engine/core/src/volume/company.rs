@@ -12,7 +12,7 @@
 
 use super::{
     Role,
-    peer::{Session, Starting},
+    peer::{Peer, Session, Starting},
     volume::Volume,
 };
 use crate::{
@@ -67,10 +67,7 @@ impl Volume {
 
     /// Whether a resync into this node is under way, or about to be.
     pub(crate) fn is_target(&self) -> bool {
-        self.peers.iter().any(|peer| {
-            matches!(&peer.session, Session::Following(following) if !following.in_sync())
-                || matches!(&peer.session, Session::Starting(starting) if starting.begun && !starting.leader)
-        })
+        self.peers.iter().any(Peer::is_source)
     }
 
     /// Leaves sessions that the own bond forbids, and replaces reports that name another one.

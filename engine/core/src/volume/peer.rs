@@ -219,6 +219,19 @@ impl Peer {
         }
     }
 
+    /// Whether a session has begun in which this node copies from the peer, and has not ended.
+    pub(crate) fn is_source(&self) -> bool {
+        match &self.session {
+            Session::Following(following) => !following.in_sync(),
+            Session::Starting(starting) => starting.begun && !starting.leader,
+            Session::Down
+            | Session::Greeting
+            | Session::Comparing(_)
+            | Session::Leading(_)
+            | Session::Apart(_) => false,
+        }
+    }
+
     pub(crate) fn replication(&self) -> Replication {
         match &self.session {
             Session::Down | Session::Greeting | Session::Comparing(_) | Session::Starting(_) => {

@@ -261,6 +261,12 @@ impl Volume {
             self.answer_maybe(promotion.id, Err(why));
             return;
         }
+        // A link may have come up, and a session begun, since the peers were asked.
+        if promotion.force == Force::No && self.is_target() {
+            self.answer_maybe(promotion.id, Err("a resync into this node is under way; wait for its end"));
+            return;
+        }
+        self.leave_sources();
         self.promotion_waiters.extend(promotion.id);
         self.resumption = None;
         let term = self.next_term();
@@ -275,6 +281,15 @@ impl Volume {
             self.peer_mut(peer).resolve = None;
         }
         self.begin_generation();
+    }
+
+    /// A primary follows nobody: whoever this node is about to copy from is met anew, by its new role.
+    fn leave_sources(&mut self) {
+        for peer in self.peer_indices() {
+            if self.peer(peer).is_source() {
+                self.close_link(peer, "this node becomes primary instead of its target");
+            }
+        }
     }
 
     fn refuse_promotion(&mut self, why: &'static str) {
