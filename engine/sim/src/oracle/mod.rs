@@ -428,8 +428,16 @@ impl Oracle {
         }
         self.parse_image(image);
         let values = std::mem::take(&mut self.scratch);
-        self.owed(node, &values, Demand::Floor);
+        let missing = self.cut.missing(&values, &self.journal, Demand::Floor);
         self.scratch = values;
+        // A truth is settled on what a node shows, and its media may have less until they are flushed again.
+        let since = self.register.base;
+        let owed = |write| self.journal.get(write).is_some_and(|written| written.submitted > since);
+        if let Some(missing) = missing.filter(|missing| owed(missing.write)) {
+            let text =
+                format!("the media of node {node} have {:?}, not write {}", missing.found, missing.write.0);
+            self.broken_at("O2", missing.sector, &text);
+        }
     }
 
     /// A promotion pinned writes that nobody had acknowledged: a holder that lacks them holds no longer.
