@@ -1,22 +1,22 @@
-//! Whether a mutant is noticed: first by the simulator, then by the enumerations.
+//! Whether a mutant is noticed: by the tests of the core's rules, by the simulator, or by the workloads.
 
 use std::{
-    io::Read as _,
-    path::Path,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 
-use crate::tree::{Programs, SWITCH};
+use crate::tree::{LONGEST, Programs, SWITCH};
 
 /// Seeds that the simulator is given.
 pub(crate) const SEEDS: &str = "1..380";
 /// A program that runs longer than this has noticed: it hangs, and without a mutant it does not.
-const TIME_LIMIT: Duration = Duration::from_secs(180);
+const TIME_LIMIT: Duration = Duration::from_secs(240);
 /// Kilobytes of address space for each program: a mutant may forget to stop.
 const MEMORY_KILOBYTES: u32 = 8 << 20;
 /// Mutants that are judged at the same time; each program runs in one thread.
@@ -42,7 +42,9 @@ pub(crate) fn judge_all(programs: &Programs, numbers: &[usize], simulate: bool) 
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(number) = numbers.get(at) else { break found };
-                        found.push((at, judge(programs, *number, simulate)));
+                        let finding = judge(programs, *number, simulate);
+                        tell(*number, &finding);
+                        found.push((at, finding));
                     }
                 })
             })
@@ -53,23 +55,44 @@ pub(crate) fn judge_all(programs: &Programs, numbers: &[usize], simulate: bool) 
     findings.into_iter().map(|(_, finding)| finding).collect()
 }
 
+/// A line for each mutant as it is done.
+fn tell(number: usize, finding: &Result<Finding>) {
+    match finding {
+        Ok(Finding { killed_by, took }) => {
+            let said = killed_by.as_deref().unwrap_or("nobody noticed");
+            println!("{:>4} s  mutant {number}: {said}", took.as_secs());
+        }
+        Err(error) => println!("        mutant {number}: {error:#}"),
+    }
+}
+
+/// From what takes no time to what takes long: whatever notices first ends it.
 fn judge(programs: &Programs, number: usize, simulate: bool) -> Result<Finding> {
     let start = Instant::now();
     let mut killed_by = None;
-    for (name, program) in &programs.enumerations {
-        if killed_by.is_some() {
-            break;
+    let (longest, quick): (Vec<_>, Vec<_>) =
+        programs.enumerations.iter().partition(|(name, _)| name == LONGEST);
+    let ask = |(name, program): &(String, PathBuf)| -> Result<Option<String>> {
+        Ok(run(program, &["--test-threads", "1"], number)?.map(|text| enumeration_said(name, &text)))
+    };
+    for program in quick {
+        if killed_by.is_none() {
+            killed_by = ask(program)?;
         }
-        killed_by = run(program, &["--test-threads", "1"], number)?.map(|text| enumeration_said(name, &text));
     }
     if simulate && killed_by.is_none() {
         let sim = ["--seeds", SEEDS, "--threads", "1", "--no-shrink", "--lines", "0"];
         killed_by = run(&programs.sim, &sim, number)?.map(|text| simulator_said(&text));
     }
+    for program in longest {
+        if killed_by.is_none() {
+            killed_by = ask(program)?;
+        }
+    }
     Ok(Finding { killed_by, took: start.elapsed() })
 }
 
-/// Runs a program; its output if it did not end well.
+/// Runs a program; its output if it did not end well. A test program is ended at its first failure.
 fn run(program: &Path, arguments: &[&str], number: usize) -> Result<Option<String>> {
     let mut child = Command::new("sh")
         .arg("-c")
@@ -82,27 +105,39 @@ fn run(program: &Path, arguments: &[&str], number: usize) -> Result<Option<Strin
         .stdout(Stdio::piped())
         .spawn()
         .context("sh cannot be started")?;
-    let mut output = child.stdout.take().expect("its output is piped");
-    let reader = thread::spawn(move || {
-        let mut text = Vec::new();
-        output.read_to_end(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
-    });
+    let output = child.stdout.take().expect("its output is piped");
+    let failed = AtomicBool::new(false);
     let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break Some(status);
-        }
-        if start.elapsed() > TIME_LIMIT {
-            child.kill()?;
-            child.wait()?;
-            break None;
-        }
-        thread::sleep(Duration::from_millis(20));
-    };
-    let text = reader.join().expect("the reader does not panic")?;
+    let (status, text) = thread::scope(|scope| -> Result<_> {
+        let reader = scope.spawn(|| {
+            let mut text = String::new();
+            for line in BufReader::new(output).split(b'\n') {
+                let line = String::from_utf8_lossy(&line?).into_owned();
+                if line.starts_with("test ") && line.ends_with(" ... FAILED") || line == "FAILED" {
+                    failed.store(true, Ordering::Relaxed);
+                }
+                text.push_str(&line);
+                text.push('\n');
+            }
+            std::io::Result::Ok(text)
+        });
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break Some(status);
+            }
+            if start.elapsed() > TIME_LIMIT || failed.load(Ordering::Relaxed) {
+                child.kill()?;
+                child.wait()?;
+                break None;
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        Ok((status, reader.join().expect("the reader does not panic")?))
+    })?;
     Ok(match status {
         Some(status) if status.success() => None,
         Some(_) => Some(text),
+        None if failed.load(Ordering::Relaxed) => Some(text),
         None => Some(format!("no end within {} s", TIME_LIMIT.as_secs())),
     })
 }

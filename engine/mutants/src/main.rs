@@ -24,13 +24,13 @@ fn main() -> ExitCode {
 }
 
 fn go() -> Result<ExitCode> {
-    let (mut table_file, mut only, mut simulate) = (None, None, true);
+    let (mut table_file, mut only, mut simulate) = (None, Vec::new(), true);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--table" => table_file = Some(words.next().context("--table needs a file")?),
             "--no-sim" => simulate = false,
-            "--rule" => only = Some(words.next().context("--rule needs a rule, as D7")?),
+            "--rule" => only.push(words.next().context("--rule needs a rule, as D7")?),
             other => bail!("{other} is not known: --table FILE, --rule RULE, --no-sim"),
         }
     }
@@ -39,7 +39,7 @@ fn go() -> Result<ExitCode> {
     let list = List::read(&root)?;
     let programs = tree::build(&root, &list)?;
     let numbers: Vec<usize> = (1..=list.mutant.len())
-        .filter(|number| only.as_ref().is_none_or(|rule| *rule == list.mutant[number - 1].rule))
+        .filter(|number| only.is_empty() || only.contains(&list.mutant[number - 1].rule))
         .collect();
     ensure!(!numbers.is_empty(), "no mutant breaks that rule");
 
@@ -59,7 +59,7 @@ fn go() -> Result<ExitCode> {
         }
     }
     if let Some(file) = table_file {
-        ensure!(only.is_none(), "the table needs every mutant: leave out --rule");
+        ensure!(only.is_empty(), "the table needs every mutant: leave out --rule");
         std::fs::write(root.join(&file), table::render(&list, &findings)).context(file)?;
     }
     println!("{} s in all", start.elapsed().as_secs());

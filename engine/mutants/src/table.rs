@@ -10,7 +10,8 @@ pub(crate) fn render(list: &List, findings: &[Finding]) -> String {
     let mut text = format!(
         "# Mutants\n\n\
          Written by `make mutants`; not edited by hand. Each line is one change of the core's code that breaks one rule of\n\
-         the design, and what noticed it first: the simulator (seeds {SEEDS}), then the enumerations.\n\n\
+         the design, and what noticed it first: tests of the core that are named after rules, enumerations of histories and\n\
+         crash points, the simulator (seeds {SEEDS}), every workload of three operations with every crash.\n\n\
          | rule | what the mutant does | noticed by |\n|---|---|---|\n"
     );
     for (mutant, finding) in list.mutant.iter().zip(findings) {

@@ -98,7 +98,9 @@ fn weave(tree: &Path, list: &List) -> Result<()> {
 /// The test programs of the core that do not judge its rules: replayed inputs, what it imports, what it allocates.
 const OF_NO_RULE: [&str; 3] = ["corpus_replay", "purity", "hot_path"];
 /// Those that take seconds: metadata and its crash points, comparing of histories, workloads and their crash points.
-const LONG: [&str; 4] = ["evenkeel_core", "decide_flags", "decide_enumeration", "workloads"];
+const LONG: [&str; 4] = ["evenkeel_core", "decide_flags", "decide_enumeration", LONGEST];
+/// The one that takes longest; the simulator comes before it.
+pub(crate) const LONGEST: &str = "workloads";
 
 fn compile(tree: &Path, target: &Path) -> Result<Programs> {
     let mut artifacts = Vec::new();

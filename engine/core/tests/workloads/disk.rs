@@ -14,6 +14,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of a block, of the dirty bitmap and of the workloads.
 pub(crate) const BLOCK: u64 = 4096;
+/// The same in memory, and a page of the metadata.
+const PAGE: usize = 4096;
 /// Blocks that are written to.
 pub(crate) const BLOCKS: usize = 3;
 /// Where they are: two in one extent of the activity log, one in another.
@@ -34,7 +36,7 @@ pub(crate) type Image = [Name; BLOCKS];
 /// A page of the metadata.
 #[derive(Clone, Debug)]
 struct Page {
-    bytes: Arc<[u8; BLOCK as usize]>,
+    bytes: Arc<[u8; PAGE]>,
     hash: u64,
 }
 
@@ -117,7 +119,7 @@ fn block_at(offset: u64) -> Option<usize> {
 impl Disk {
     /// A new disk with this data, all of it stable.
     pub(crate) fn new(pieces: impl IntoIterator<Item = (u64, Bytes)>) -> Self {
-        let zero = Page { bytes: Arc::new([0; BLOCK as usize]), hash: 0 };
+        let zero = Page { bytes: Arc::new([0; PAGE]), hash: 0 };
         let mut disk = Self {
             cache: [0; BLOCKS],
             stable: [0; BLOCKS],
@@ -136,8 +138,8 @@ impl Disk {
         let mut at = index(offset);
         let mut rest = bytes;
         while !rest.is_empty() {
-            let (page, start) = (at / BLOCK as usize, at % BLOCK as usize);
-            let len = rest.len().min(BLOCK as usize - start);
+            let (page, start) = (at / PAGE, at % PAGE);
+            let len = rest.len().min(PAGE - start);
             let page = &mut self.meta[page];
             Arc::make_mut(&mut page.bytes)[start..start + len].copy_from_slice(&rest[..len]);
             page.hash = xxh3_64(&page.bytes[..]);
@@ -163,11 +165,11 @@ impl Disk {
         let (tag, job) = match action {
             Action::Read { tag, area, span } => (tag, Job::Read { area, span }),
             Action::Write { tag, offset, payload, fua } => {
-                let changes = payload.chunks(BLOCK as usize).zip((offset..).step_by(BLOCK as usize));
+                let changes = payload.chunks(PAGE).zip((offset..).step_by(PAGE));
                 (tag, Job::Write(changes.filter_map(|(data, at)| change(at, data, fua)).collect()))
             }
             Action::Zero { tag, span, mode: _, fua } => {
-                let blocks = (span.offset..span.end()).step_by(BLOCK as usize).filter_map(block_at);
+                let blocks = (span.offset..span.end()).step_by(PAGE).filter_map(block_at);
                 (tag, Job::Write(blocks.map(|block| Change { block, name: 0, through: fua }).collect()))
             }
             Action::Flush { tag } => (tag, Job::Flush { issued: self.answered }),
@@ -307,10 +309,7 @@ impl Disk {
 /// What a write does to the block at `offset`, if it is one that matters.
 fn change(offset: u64, data: &[u8], through: bool) -> Option<Change> {
     let name = data[0];
-    assert!(
-        data.len() == BLOCK as usize && data.iter().all(|&byte| byte == name),
-        "whole blocks are written"
-    );
+    assert!(data.len() == PAGE && data.iter().all(|&byte| byte == name), "whole blocks are written");
     let block = block_at(offset);
     assert!(block.is_some() || name == 0, "a block was written that no client has written");
     block.map(|block| Change { block, name, through })

@@ -38,40 +38,40 @@ fn walk(stage: Stage, protocol: Protocol, operations: usize, orders: &[Late], fl
 const PROTOCOLS: [Protocol; 3] = [Protocol::A, Protocol::B, Protocol::C];
 
 #[test]
-fn two_operations_in_every_order() {
+fn in_sync_two_operations_in_every_order() {
     for protocol in PROTOCOLS {
         walk(Stage::InSync, protocol, 2, &orders(), 10_000);
     }
 }
 
 #[test]
-fn one_operation_in_every_order_beside_a_resync() {
+fn beside_a_resync_one_operation_in_every_order() {
     for protocol in PROTOCOLS {
         walk(Stage::Returning, protocol, 1, &orders(), 1_500);
     }
 }
 
 #[test]
-fn two_operations_beside_a_resync() {
+fn beside_a_resync_two_operations() {
     walk(Stage::Returning, Protocol::C, 2, &[Late::Nothing], 10_000);
 }
 
 #[test]
-fn three_operations_on_one_node() {
+fn on_one_node_three_operations() {
     walk(Stage::Single, Protocol::C, 3, &[Late::Nothing], 10_000);
 }
 
 #[test]
-fn three_operations_on_protocol_a() {
+fn on_protocol_a_three_operations() {
     walk(Stage::InSync, Protocol::A, 3, &[Late::Nothing], 100_000);
 }
 
 #[test]
-fn three_operations_on_protocol_b() {
+fn on_protocol_b_three_operations() {
     walk(Stage::InSync, Protocol::B, 3, &[Late::Nothing], 100_000);
 }
 
 #[test]
-fn three_operations_on_protocol_c() {
+fn on_protocol_c_three_operations() {
     walk(Stage::InSync, Protocol::C, 3, &[Late::Nothing], 100_000);
 }

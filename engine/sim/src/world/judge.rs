@@ -137,7 +137,7 @@ impl<E: Engine> World<'_, E> {
     /// (O2, W4). One in sixteen is looked at.
     pub(super) fn check_stable(&mut self, node: usize, own_disk: bool) {
         self.told_stable += 1;
-        if self.told_stable % 16 != 0 {
+        if !self.told_stable.is_multiple_of(16) {
             return;
         }
         for other in 0..self.plan.nodes {
