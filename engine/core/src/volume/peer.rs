@@ -232,6 +232,11 @@ impl Peer {
         }
     }
 
+    /// Whether blocks are to be copied from the peer in a session that has begun, and this copy is still what it was.
+    pub(crate) fn is_about_to_overwrite(&self) -> bool {
+        matches!(&self.session, Session::Starting(starting) if starting.begun && !starting.leader && starting.copy)
+    }
+
     pub(crate) fn replication(&self) -> Replication {
         match &self.session {
             Session::Down | Session::Greeting | Session::Comparing(_) | Session::Starting(_) => {

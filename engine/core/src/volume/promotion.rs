@@ -261,8 +261,8 @@ impl Volume {
             self.answer_maybe(promotion.id, Err(why));
             return;
         }
-        // A link may have come up, and a session begun, since the peers were asked.
-        if promotion.force == Force::No && self.is_target() {
+        // A link may have come up, and a session begun, since the peers were asked. One that copies nothing is left.
+        if promotion.force == Force::No && self.peers.iter().any(super::peer::Peer::is_about_to_overwrite) {
             self.answer_maybe(promotion.id, Err("a resync into this node is under way; wait for its end"));
             return;
         }
