@@ -2,6 +2,8 @@
 
 mod pair;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use evenkeel_core::volume::{
     Replication, Role,
@@ -77,4 +79,78 @@ fn a_peer_that_still_follows_confirms_with_its_next_word() {
     let Some(Ok(RequestOutcome::Data(data))) = pair.reply(read) else { panic!("it is answered") };
     assert!(data.iter().all(|&byte| byte == 2));
     assert_eq!(pair.status(0).peers[0].replication, Replication::Established);
+}
+
+/// The peer is forced to be primary while the primary stands still for `stop`; the link is up all the time.
+fn forced_within(stop: Duration, mut meanwhile: impl FnMut(&mut Pair)) -> Pair {
+    let mut pair = Pair::new();
+    pair.connect();
+    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
+    // However long it was idle.
+    pair.pass(Duration::from_millis(8_250));
+    pair.stop(0);
+    let forced = pair.begin_command(1, OperatorCommand::Primary(Force::Yes));
+    meanwhile(&mut pair);
+    pair.pass(stop);
+    assert_eq!(pair.answer(forced), Some(OperatorAnswer::Done), "silence is absence (P3)");
+    assert_eq!(pair.request(1, write(3)), Ok(RequestOutcome::Done));
+    pair.go_on();
+    pair
+}
+
+#[test]
+fn half_a_second_is_a_gap_wherever_it_falls() {
+    for stop in [500, 600, 900, 1_400] {
+        let mut requests = Vec::new();
+        let mut pair = forced_within(Duration::from_millis(stop), |pair| {
+            let operations = [write(2), ClientOperation::Read(BLOCK), ClientOperation::Flush];
+            requests = operations.map(|operation| pair.begin_request(0, operation)).to_vec();
+        });
+        assert!(requests.iter().all(|&request| pair.reply(request).is_none()), "{stop}: nothing is answered");
+        pair.connect();
+        pair.pass_time();
+        for request in requests {
+            assert_eq!(pair.reply(request), Some(Err(RequestError::Shutdown)), "{stop}");
+        }
+        let status = pair.status(0);
+        assert_eq!((status.role, status.peers[0].replication), (Role::Secondary, Replication::Established));
+        assert_eq!((pair.data(0)[0], pair.data(1)[0]), (3, 3));
+    }
+}
+
+#[test]
+fn an_idle_primary_that_stood_still_parts_no_histories() {
+    let mut pair = forced_within(Duration::from_millis(550), |_| {});
+    pair.connect();
+    pair.pass_time();
+    let status = pair.status(0);
+    assert_eq!((status.role, status.peers[0].replication), (Role::Secondary, Replication::Established));
+}
+
+#[test]
+fn idleness_is_no_gap() {
+    for idle in (0..1_200).step_by(50) {
+        let mut pair = Pair::new();
+        pair.connect();
+        assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+        pair.pass(Duration::from_millis(5_000 + idle));
+        pair.disconnect();
+        assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done), "a dead link is a lost peer at once");
+    }
+}
+
+#[test]
+fn a_primary_that_is_always_a_little_late_still_finds_a_dead_peer() {
+    let mut pair = Pair::new();
+    pair.connect();
+    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    pair.freeze(1);
+    let request = pair.begin_request(0, write(1));
+    for _ in 0..30 {
+        pair.stop(0);
+        pair.pass(Duration::from_millis(600));
+        pair.go_on();
+    }
+    assert_eq!(pair.reply(request), Some(Ok(RequestOutcome::Done)));
 }

@@ -7,6 +7,9 @@
 //!                     └ a higher term is met: deposed (G10)
 //! ```
 //!
+//! A gap has to be shorter than the half second after which a silent peer may be replaced by force (P3), and an idle
+//! node must not look as if it had stood still: so a primary that peers follow has a tick.
+//!
 //! A link that is found dead right after a gap is no evidence that the peer is: it may have given up this node, and
 //! have become primary by force. So the peer is not counted as lost, and no generation made without it, before its
 //! full time has passed again (found with a stopped process: it answered writes beside the new primary, and parted
@@ -23,9 +26,14 @@ use super::{
 };
 use crate::ids::{PeerIndex, Timestamp};
 
-/// A node that did nothing for longer than this was away. It is woken at least once a second for its pings, so what
-/// the design calls a second begins here.
-const GAP: Duration = Duration::from_millis(1500);
+/// A primary that peers follow is woken at least this often, so that nothing but standing still makes a gap.
+const TICK: Duration = Duration::from_millis(300);
+/// A primary that did nothing for longer than this was away. A peer may be forced when this node has not answered it
+/// for half a second (P3); a stop of so long is noticed wherever it falls.
+const GAP: Duration = Duration::from_millis(450);
+/// Whoever did nothing for longer than this, although it is woken once a second for its pings, gives its peers their
+/// full time again. Not after each short gap: a node too busy to be woken in time would never find a dead peer.
+const LONG_GAP: Duration = Duration::from_millis(1500);
 
 /// What was read and may not be told yet.
 #[derive(Clone, Debug)]
@@ -43,18 +51,29 @@ impl Volume {
             return;
         }
         for peer in self.peer_indices() {
-            let receives = self.peer(peer).receives();
             let state = self.peer_mut(peer);
-            state.heard_at = now;
-            state.owing_since = None;
+            if gap > LONG_GAP {
+                state.heard_at = now;
+                state.owing_since = None;
+            }
             let Some(link) = state.link else { continue };
-            if self.role == Role::Primary && receives {
+            if self.is_led_from_here(peer) {
                 self.confirming.retain(|&(other, _)| other != peer);
                 self.confirming.push((peer, now));
                 let frame = Frame::Ping(now);
                 self.out.push(Action::Send { peer, link, channel: Channel::Control, frame });
             }
         }
+    }
+
+    fn is_led_from_here(&self, peer: PeerIndex) -> bool {
+        self.role == Role::Primary && self.peer(peer).receives()
+    }
+
+    /// When a primary that peers follow is to be woken at the latest, so that it can tell a gap from idleness.
+    pub(crate) fn next_tick(&self) -> Option<Timestamp> {
+        let followed = self.peer_indices().any(|peer| self.is_led_from_here(peer));
+        followed.then(|| self.now.after(TICK))
     }
 
     /// A peer answers a ping; one that still follows and was asked after the gap has no other primary.

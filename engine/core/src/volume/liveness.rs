@@ -166,6 +166,9 @@ impl Volume {
         if let Some(time) = self.confirmations_end() {
             at(time);
         }
+        if let Some(time) = self.next_tick() {
+            at(time);
+        }
         if self.role == Role::Secondary
             && let Some(time) = self.resumption.and_then(|resumption| resumption.wake_after(self.now))
         {

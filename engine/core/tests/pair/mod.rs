@@ -422,6 +422,12 @@ impl Pair {
         self.stopped = Some((node, Vec::new()));
     }
 
+    /// A node is silent from now on, and its link stays open.
+    pub(crate) fn freeze(&mut self, node: usize) {
+        self.nodes[node].volume = None;
+        self.nodes[node].wake = None;
+    }
+
     /// It goes on, with everything that has come for it meanwhile.
     pub(crate) fn go_on(&mut self) {
         let (node, events) = self.stopped.take().expect("a node stands still");
@@ -437,8 +443,15 @@ impl Pair {
 
     /// Lets the clock go on until nothing has happened for a while.
     pub(crate) fn pass_time(&mut self) {
-        for _ in 0..30 {
-            self.now = self.now.after(Duration::from_millis(100));
+        self.pass(Duration::from_secs(3));
+    }
+
+    /// Lets the clock go on, by steps of 50 ms.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        const STEP: Duration = Duration::from_millis(50);
+        let end = self.now.after(time);
+        while self.now < end {
+            self.now = self.now.after(STEP);
             for node in 0..2 {
                 if self.nodes[node].wake.is_some_and(|wake| wake <= self.now) {
                     self.nodes[node].wake = None;

@@ -92,11 +92,13 @@ pub enum FaultKind {
     /// A machine starts without its disk mounted, the daemon makes new files under the old identity, and later the
     /// disk is back.
     BareMountPoint,
+    /// The primary stands still for so long that an impatient operator may force a peer that follows it.
+    ForceBesidePause,
 }
 
 impl FaultKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::ProcessCrash,
         Self::PowerLoss,
         Self::PowerLossEverywhere,
@@ -141,6 +143,7 @@ impl FaultKind {
         Self::Verify,
         Self::Sleep,
         Self::BareMountPoint,
+        Self::ForceBesidePause,
     ];
 
     /// Its place in [`FaultKind::ALL`].
@@ -196,6 +199,7 @@ impl FaultKind {
             | Self::Disconnect
             | Self::PauseResync
             | Self::Sleep
+            | Self::ForceBesidePause
             | Self::Verify => false,
         }
     }

@@ -173,6 +173,7 @@ fn rate(kind: FaultKind, draws: &mut Stream) -> u64 {
         FaultKind::Handover => draws.between(1, 5),
         FaultKind::LinkCut | FaultKind::ClientDisconnect => draws.between(1, 6),
         FaultKind::ForceBlindly | FaultKind::Sleep | FaultKind::BareMountPoint => 1,
+        FaultKind::ForceBesidePause => draws.between(1, 2),
         FaultKind::Replay | FaultKind::LinkReplaced | FaultKind::DropFrame | FaultKind::CorruptFrame => {
             draws.between(1, 4)
         }
@@ -218,6 +219,7 @@ fn share(kind: FaultKind) -> u64 {
         FaultKind::PowerLoss | FaultKind::Handover => 60,
         FaultKind::LinkCut => 50,
         FaultKind::ForceBlindly => 4,
+        FaultKind::ForceBesidePause => 6,
         FaultKind::PowerLossEverywhere | FaultKind::SnapshotBoth | FaultKind::SnapshotMeta => 15,
         FaultKind::BlankDisk | FaultKind::Truncated | FaultKind::NotMounted => 15,
         FaultKind::MetaBitFlip | FaultKind::CommitError | FaultKind::MetaNoSpace => 10,
@@ -255,6 +257,7 @@ fn duration(kind: FaultKind, draws: &mut Stream) -> u64 {
     match kind {
         FaultKind::DiskStall => draws.skewed(1, 60_000) * MILLISECOND,
         FaultKind::Pause => draws.skewed(1, 20_000) * MILLISECOND,
+        FaultKind::ForceBesidePause => draws.between(300, 2_000) * MILLISECOND,
         FaultKind::Sleep => draws.between(10_000, 200_000) * MILLISECOND,
         FaultKind::OneWayCut | FaultKind::Partition | FaultKind::Clog => {
             draws.skewed(10, 20_000) * MILLISECOND

@@ -139,6 +139,9 @@ impl<E: Engine> World<'_, E> {
         }
         let request = waiting.remove(place).expect("it was found there");
         let by = self.answerer(node);
+        if result.is_ok() {
+            self.check_absence(node, "answered a client");
+        }
         match (result, &request.wish) {
             (Ok(RequestOutcome::Data(data)), Wish::Read(span)) => {
                 self.oracle.read_answered(*span, request.asked, &data, node);

@@ -110,6 +110,7 @@ impl<E: Engine> World<'_, E> {
         this.started = now;
         this.status = None;
         this.paused = false;
+        this.absence = None;
         this.backlog.clear();
         this.commands.clear();
         this.forced = false;
@@ -275,6 +276,7 @@ impl<E: Engine> World<'_, E> {
         }
         self.note(|| format!("node {node} goes on"));
         self.nodes[node].paused = false;
+        self.end_absence(node);
         let backlog = std::mem::take(&mut self.nodes[node].backlog);
         for event in backlog {
             if self.nodes[node].epoch == epoch {

@@ -22,6 +22,7 @@ impl<E: Engine> World<'_, E> {
             let in_sync = self.in_sync(node, peer);
             self.oracle.sees(node, peer, in_sync);
         }
+        self.follow_absence(node);
         let status = self.nodes[node].status.clone().expect("just put there");
         let was_primary = before.as_ref().is_some_and(|status| status.role == Role::Primary);
         let old_disk = before.as_ref().map(|status| status.disk);

@@ -7,8 +7,10 @@
 //! * `agenda`: what happens when. `node`: one machine. `feed`: events in, actions out.
 //! * `links`: births and deaths of connections, frames on their way. `demand`: the clients' side.
 //! * `strike`: the faults of the schedule. `caretaker`: the operator who keeps the cluster useful.
+//! * `absence`: a primary that stood still.
 //! * `judge`: what the oracle is told of states and images; the end of a run.
 
+mod absence;
 mod agenda;
 mod caretaker;
 mod demand;

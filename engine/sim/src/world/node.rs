@@ -13,6 +13,7 @@ use evenkeel_core::{
     },
 };
 
+use super::absence::Absence;
 use crate::{
     clock::Clock,
     decision::{Concern, Stream, mix},
@@ -47,6 +48,8 @@ pub(crate) struct Node<E> {
     /// Stands still; what comes in waits in `backlog`.
     pub(crate) paused: bool,
     pub(crate) backlog: VecDeque<Event>,
+    /// What is asked of it because it stood still.
+    pub(crate) absence: Option<Absence>,
     /// What the engine said of itself last.
     pub(crate) status: Option<Status>,
     /// Its number for coverage.
@@ -100,6 +103,7 @@ impl<E> Node<E> {
             wake: 0,
             paused: false,
             backlog: VecDeque::new(),
+            absence: None,
             status: None,
             state: 0,
             started: 0,

@@ -169,6 +169,7 @@ impl<E: Engine> World<'_, E> {
                     world.command(node, OperatorCommand::Primary(Force::Yes));
                 })
             }
+            FaultKind::ForceBesidePause => self.force_beside_pause(lasts),
             FaultKind::Disconnect => {
                 self.agenda.put(self.now + lasts, ends);
                 self.while_running(node, |world| {
@@ -347,9 +348,25 @@ impl<E: Engine> World<'_, E> {
             return false;
         }
         self.nodes[node].paused = true;
+        self.nodes[node].absence = Some(self.absence_of(node));
         let epoch = self.nodes[node].epoch;
         self.agenda.put(self.now + lasts, Due::Resume { node, epoch });
         true
+    }
+
+    /// The primary stands still, and at once somebody who takes it for dead forces a node that follows it.
+    fn force_beside_pause(&mut self, lasts: u64) -> bool {
+        let pair = (0..self.plan.nodes).filter(|node| self.nodes[*node].is_primary()).find_map(|primary| {
+            let follows = |other: &usize| *other != primary && self.in_sync(primary, *other);
+            let usable = |other: &usize| self.nodes[*other].runs() && !self.nodes[*other].paused;
+            (0..self.plan.nodes).filter(usable).find(follows).map(|follower| (primary, follower))
+        });
+        let Some((primary, follower)) = pair else { return false };
+        let stands = self.pause(primary, lasts);
+        if stands {
+            self.command(follower, OperatorCommand::Primary(Force::Yes));
+        }
+        stands
     }
 
     fn demote_primaries(&mut self) -> bool {
@@ -398,6 +415,7 @@ impl<E: Engine> World<'_, E> {
         this.status = None;
         this.epoch += 1;
         this.paused = false;
+        this.absence = None;
         this.backlog.clear();
         this.commands.clear();
         this.forced = false;
