@@ -15,6 +15,7 @@ mod decision;
 mod disk;
 pub mod engine;
 mod engine_core;
+mod legal;
 mod net;
 mod oracle;
 mod payload;

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use crate::{Counts, Coverage, FaultKind, run::Outcome};
 
+/// A run of so many seeds lists the pairs that it has not seen.
+const LONG_RUN: u64 = 2_000;
+
 /// The sum of many runs.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -92,12 +95,8 @@ impl Report {
         }
         lines.push(String::new());
         lines.push(format!("virtual time           {:>12} s", self.counts.virtual_nanos / 1_000_000_000));
-        lines.push(format!(
-            "state x event pairs    {:>12} seen, from {} states and {} kinds of events",
-            self.coverage.pairs(),
-            self.coverage.states(),
-            self.coverage.kinds()
-        ));
+        let (seen, legal) = self.coverage.seen_of_legal();
+        lines.push(format!("state x event pairs    {seen:>12} seen of {legal} legal"));
         lines.push(format!("requests that failed   {:>12}", self.counts.failed_requests));
         lines.push(format!("split brains resolved  {:>12}", self.counts.forks));
         lines.push(format!(
@@ -111,6 +110,10 @@ impl Report {
             self.counts.crashes / seeds,
             self.counts.crashes % seeds * 100 / seeds,
         ));
+        if seeds >= LONG_RUN {
+            lines.push(String::from("legal pairs that were not seen:"));
+            lines.extend(self.coverage.unseen().into_iter().map(|line| format!("  {line}")));
+        }
         let mut rules = self.rules.clone();
         rules.sort_unstable();
         for (rule, count) in rules {

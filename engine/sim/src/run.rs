@@ -49,6 +49,11 @@ pub fn run<E: Engine>(plan: &Plan, settings: &E::Settings, trace_lines: usize) -
             Some(Violation { rule: "panic", text })
         }
     };
+    // The toy is no measure.
+    let violation = violation.or_else(|| {
+        let illegal = world.coverage.illegal().filter(|_| E::INSPECTS)?;
+        Some(Violation { rule: "coverage", text: format!("{illegal}, which `legal.rs` does not know") })
+    });
     let now = world.now();
     world.counts.virtual_nanos = now;
     Outcome {

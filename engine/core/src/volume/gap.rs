@@ -27,7 +27,7 @@ use super::{
 use crate::ids::{PeerIndex, Timestamp};
 
 /// A primary that peers follow is woken at least this often, so that nothing but standing still makes a gap.
-const TICK: Duration = Duration::from_millis(300);
+const TICK: Duration = Duration::from_millis(400);
 /// A primary that did nothing for longer than this was away. A peer may be forced when this node has not answered it
 /// for half a second (P3); a stop of so long is noticed wherever it falls.
 const GAP: Duration = Duration::from_millis(450);

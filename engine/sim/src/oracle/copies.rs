@@ -106,11 +106,6 @@ impl Copies {
         }
     }
 
-    /// Whether a node said last that it is in sync with another.
-    pub(crate) fn sees_in_sync(&self, node: usize, peer: usize) -> bool {
-        self.seen[node][peer].is_some()
-    }
-
     /// A node's engine is gone; it sees nobody.
     pub(crate) fn forgets(&mut self, node: usize) {
         self.seen[node].fill(None);

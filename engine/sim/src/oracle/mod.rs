@@ -1,7 +1,7 @@
 //! The judge: is told everything that happens, and says which rule was broken.
 //!
 //! Rules are those of the contract (`docs/simulator.md` lists them): O1 register, O2 floor, O3 cut, O4 stability,
-//! O5 convergence, O6 single writer, O7 honest state, O8 no lie, O9 liveness, O10 monotone metadata. The oracle
+//! O5 convergence, O6 single writer, O7 honest state, O8 no lie, O9 liveness, O10 monotone metadata, O11 nothing kept quiet. The oracle
 //! sees clients' requests and answers (black box), and images and states of the nodes (white box); it never
 //! changes anything. The first broken rule ends a run.
 
@@ -10,6 +10,7 @@ mod copies;
 mod cut;
 mod journal;
 mod metadata;
+pub(crate) mod notices;
 mod register;
 mod writers;
 
@@ -272,7 +273,13 @@ impl Oracle {
 
     /// A node's copy is damaged, or may be.
     pub(crate) fn damaged(&mut self, node: usize) {
+        let had_a_copy = !self.copies.holders.is_empty();
         self.copies.damage(node);
+        let settled = !self.forked && !self.writers.fork_possible();
+        if had_a_copy && self.copies.holders.is_empty() && settled && !self.beyond_budget {
+            let text = format!("the fault on node {node} took the last copy of what was acknowledged");
+            self.broken("atlas", text);
+        }
     }
 
     /// What a node's copy calls itself.
@@ -437,6 +444,32 @@ impl Oracle {
             let text =
                 format!("the media of node {node} have {:?}, not write {}", missing.found, missing.write.0);
             self.broken_at("O2", missing.sector, &text);
+        }
+    }
+
+    /// The atlas: while there are holders, the image of one of them has every acknowledged write. `images`: of each node,
+    /// and whether its daemon runs (on B a peer may have it in memory alone).
+    pub(crate) fn some_copy_is_whole<'a>(&mut self, images: impl Iterator<Item = (&'a [u8], bool)>) {
+        let settled = !self.forked && !self.writers.fork_possible();
+        if self.copies.holders.is_empty() || !settled || self.beyond_budget {
+            return;
+        }
+        let mut lacking = None;
+        for (node, (image, runs)) in images.enumerate().filter(|(node, _)| self.copies.holders.has(*node)) {
+            let mut sectors = image.chunks_exact(SECTOR).enumerate();
+            let lacks = sectors.find_map(|(sector, bytes)| {
+                let value = payload::parse(bytes, sector as u64);
+                self.register.lacks(sector, value).map(|wrong| (sector, wrong))
+            });
+            match lacks {
+                None => return,
+                Some(_) if self.protocol == Protocol::B && runs => return,
+                Some((sector, wrong)) => lacking = Some((node, sector, wrong)),
+            }
+        }
+        if let Some((node, sector, wrong)) = lacking {
+            let text = format!("no copy holds everything acknowledged; on node {node}: {wrong}");
+            self.broken_at("atlas", sector, &text);
         }
     }
 

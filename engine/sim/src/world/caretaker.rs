@@ -90,6 +90,7 @@ impl<E: Engine> World<'_, E> {
             self.check_holders();
         }
         self.check_patience();
+        self.check_notices();
         self.advance_phase();
         if matches!(self.phase, Phase::Faults | Phase::Healing) {
             self.end_split_brain();

@@ -12,7 +12,7 @@ use crate::{
     coverage,
     decision::mix,
     engine::{Engine, FileFacts, Memory},
-    oracle::Answerer,
+    oracle::{Answerer, notices::Notices},
     plan::MILLISECOND,
 };
 
@@ -109,6 +109,7 @@ impl<E: Engine> World<'_, E> {
         this.epoch += 1;
         this.started = now;
         this.status = None;
+        this.notices = Notices::new(self.plan.nodes - 1);
         this.paused = false;
         this.absence = None;
         this.backlog.clear();
@@ -145,13 +146,15 @@ impl<E: Engine> World<'_, E> {
             self.nodes[node].backlog.push_back(event);
             return;
         }
-        let kind = coverage::kind(&event);
-        self.hash =
-            mix(self.hash ^ self.now ^ ((node as u64) << 56) ^ ((kind as u64) << 48) ^ fingerprint(&event));
+        let kind = coverage::Kind::of(&event).number() as u64;
+        self.hash = mix(self.hash ^ self.now ^ ((node as u64) << 56) ^ (kind << 48) ^ fingerprint(&event));
         if !matches!(event, Event::Wake) {
             self.counts.events += 1;
         }
-        self.coverage.saw(self.nodes[node].state, kind);
+        let late = self.is_late(node, &event);
+        if let Some(status) = self.nodes[node].status.as_ref().filter(|_| !late) {
+            self.coverage.saw(status, &event);
+        }
         if self.trace.is_some() {
             let text = brief(&event);
             self.note(|| format!("node {node} <- {text}"));
@@ -212,6 +215,7 @@ impl<E: Engine> World<'_, E> {
     }
 
     fn noticed(&mut self, node: usize, notice: Notice) {
+        self.nodes[node].notices.tell(&notice);
         if let Notice::ResyncDone { peer, compared_bytes: _, moved_bytes } = notice {
             self.resync_done(node, peer_node(node, peer), moved_bytes);
         } else if let Notice::Unreadable(_) = notice {

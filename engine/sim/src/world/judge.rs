@@ -4,7 +4,6 @@ use evenkeel_core::volume::{DiskState, Replication, Role, config::Protocol, oper
 
 use super::{Phase, World, node::peer_node};
 use crate::{
-    coverage,
     engine::Engine,
     oracle::convergence::{self, HEAL_BOUND},
     plan::SECOND,
@@ -15,7 +14,6 @@ impl<E: Engine> World<'_, E> {
     pub(super) fn look(&mut self, node: usize) {
         let Some(engine) = &self.nodes[node].engine else { return };
         let status = engine.status();
-        self.nodes[node].state = coverage::state(&status);
         self.oracle.shows(node, status.disk);
         let before = self.nodes[node].status.replace(status);
         for peer in (0..self.plan.nodes).filter(|peer| *peer != node) {
@@ -134,6 +132,20 @@ impl<E: Engine> World<'_, E> {
         }
     }
 
+    /// Compares what the nodes have told with what they are (O11).
+    pub(super) fn check_notices(&mut self) {
+        for node in 0..self.plan.nodes {
+            let this = &mut self.nodes[node];
+            if this.paused {
+                continue;
+            }
+            let Some(status) = &this.status else { continue };
+            if let Some(what) = this.notices.compare(status, self.now).filter(|_| E::INSPECTS) {
+                self.oracle.broken("O11", format!("node {node}: {what}"));
+            }
+        }
+    }
+
     /// A node has answered that something is stable: it is, on its own media and on those of every peer that it counts
     /// (O2, W4). One in sixteen is looked at.
     pub(super) fn check_stable(&mut self, node: usize, own_disk: bool) {
@@ -153,11 +165,12 @@ impl<E: Engine> World<'_, E> {
         }
     }
 
-    /// Looks at the images of all holders (O7).
+    /// Looks at the images of all holders (O7, the atlas).
     pub(super) fn check_holders(&mut self) {
         for node in 0..self.plan.nodes {
             self.oracle.held(node, self.nodes[node].disk.data());
         }
+        self.oracle.some_copy_is_whole(self.nodes.iter().map(|node| (node.disk.data(), node.runs())));
     }
 
     /// Looks at a node's metadata on media (O10).

@@ -54,6 +54,13 @@ impl<E: Engine> World<'_, E> {
         }
     }
 
+    /// Whether an event is a frame of a connection that is over for this node: it is ignored in every state.
+    pub(super) fn is_late(&mut self, node: usize, event: &Event) -> bool {
+        let Event::Frame { link, .. } = event else { return false };
+        let link = self.net.link(LinkIndex::of(*link));
+        link.ends[link.end_of(node)] != End::Up
+    }
+
     pub(super) fn link_up(&mut self, link: LinkIndex, end: usize) {
         let nodes = self.net.link(link).nodes;
         let (node, peer) = (nodes[end], nodes[1 - end]);

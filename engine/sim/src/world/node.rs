@@ -19,6 +19,7 @@ use crate::{
     decision::{Concern, Stream, mix},
     disk::Disk,
     engine::Memory,
+    oracle::notices::Notices,
     plan::Plan,
 };
 
@@ -50,10 +51,10 @@ pub(crate) struct Node<E> {
     pub(crate) backlog: VecDeque<Event>,
     /// What is asked of it because it stood still.
     pub(crate) absence: Option<Absence>,
+    /// What it has told since its start.
+    pub(crate) notices: Notices,
     /// What the engine said of itself last.
     pub(crate) status: Option<Status>,
-    /// Its number for coverage.
-    pub(crate) state: usize,
     /// When the daemon was started.
     pub(crate) started: u64,
     /// It will be started by something on the agenda.
@@ -104,8 +105,8 @@ impl<E> Node<E> {
             paused: false,
             backlog: VecDeque::new(),
             absence: None,
+            notices: Notices::new(plan.nodes - 1),
             status: None,
-            state: 0,
             started: 0,
             boot_due: false,
             unfit_until: 0,
