@@ -177,7 +177,7 @@ impl Volume {
                     self.reply(first.client, first.id, Err(RequestError::Invalid));
                     return true;
                 }
-                let kind = Kind::ClientRead { client: first.client, id: first.id };
+                let kind = Kind::ClientRead { client: first.client, id: first.id, since: first.since };
                 self.enter(span, Access::Read, kind);
             }
             ClientOperation::Write { offset, payload, fua } => {
@@ -451,6 +451,8 @@ impl Volume {
         }
         let result = if request.failed { Err(error) } else { Ok(RequestOutcome::Done) };
         if result.is_ok() {
+            let now = self.now;
+            self.pace.courtesy.answered(now, request.since);
             self.io.writes += 1;
             self.io.written_bytes += request.bytes;
         }

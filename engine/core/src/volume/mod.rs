@@ -9,6 +9,7 @@ pub mod codec;
 mod commands;
 mod company;
 pub mod config;
+mod courtesy;
 mod create;
 mod demotion;
 mod dirty_map;

@@ -58,7 +58,7 @@ pub(crate) enum Kind {
         sequence: Option<Sequence>,
     },
     /// A client's read.
-    ClientRead { client: ClientId, id: RequestId },
+    ClientRead { client: ClientId, id: RequestId, since: Timestamp },
     /// A write of the primary that this node follows.
     Replica {
         peer: PeerIndex,

@@ -162,11 +162,13 @@ impl Volume {
         }
         let operation = self.leave(key);
         match operation.kind {
-            Kind::ClientRead { client, id } => {
+            Kind::ClientRead { client, id, since } => {
                 // A read that was overtaken by the loss of the role says nothing about the newest data.
                 let result = match result {
                     Ok(_) if self.role != super::Role::Primary => Err(RequestError::Shutdown),
                     Ok(data) => {
+                        let now = self.now;
+                        self.pace.courtesy.answered(now, since);
                         self.io.reads += 1;
                         self.io.read_bytes += data.len() as u64;
                         Ok(RequestOutcome::Data(data))
@@ -176,6 +178,7 @@ impl Volume {
                 self.reply_read(client, id, result);
             }
             Kind::SourceRead { peer, link, pull, read_at, digests } => {
+                self.pace.courtesy.ends();
                 self.on_source_read(peer, link, pull, read_at, operation.span, &digests, result);
             }
             Kind::ClientWrite { .. }

@@ -1,4 +1,4 @@
-//! How fast a resync may go (R5): the operator's limit, changed at any time.
+//! How fast a resync may go (R5): the operator's limit, changed at any time, and as the application lets it (`courtesy`).
 //!
 //! Both sides keep their own, for what they ask for and for what they answer, so the lower one counts, and it does
 //! not matter where the operator sets it. Bytes count when they are compared: that loads both disks, whether or not
@@ -6,7 +6,9 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{io::LinkId, operation::Kind, range_lock::Access, span::ByteSpan, volume::Volume};
+use super::{
+    courtesy::Courtesy, io::LinkId, operation::Kind, range_lock::Access, span::ByteSpan, volume::Volume,
+};
 use crate::ids::{PeerIndex, Sequence, Timestamp};
 
 /// Time that was not used may be used up to this much later: timers are late, and disks answer in bursts.
@@ -23,6 +25,8 @@ pub(crate) struct Pace {
     waiting: bool,
     /// Questions of targets that wait to be answered, in order.
     held: VecDeque<HeldPull>,
+    /// How much of it the application does not feel.
+    pub(crate) courtesy: Courtesy,
 }
 
 /// A target's question that waits.
@@ -70,6 +74,12 @@ impl Volume {
         self.pace.take(now, bytes)
     }
 
+    /// Whether the application leaves room for one more read. Who waits for that goes on when another one ends.
+    fn may_answer_pull(&self) -> bool {
+        let busy = self.requests.len() > 0 || !self.waiting.is_empty();
+        self.pace.courtesy.may_read(self.now, busy)
+    }
+
     /// Answers a target, now or when the time for it has come.
     pub(crate) fn pace_pull(&mut self, pull: HeldPull) {
         self.pace.held.push_back(pull);
@@ -81,12 +91,13 @@ impl Volume {
         self.pace.waiting = false;
         while let Some(first) = self.pace.held.front() {
             let (peer, link, bytes) = (first.peer, first.link, first.span.len);
-            if self.peer(peer).link == Some(link) && !self.may_resync(bytes) {
+            if self.peer(peer).link == Some(link) && !(self.may_answer_pull() && self.may_resync(bytes)) {
                 return;
             }
             let HeldPull { peer, link, pull, span, digests } = self.pace.held.pop_front().expect("a front");
             if self.peer(peer).link == Some(link) {
                 let read_at: Sequence = self.log.issued();
+                self.pace.courtesy.begins();
                 self.enter(span, Access::Copy, Kind::SourceRead { peer, link, pull, read_at, digests });
             }
         }

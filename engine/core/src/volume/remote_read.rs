@@ -127,7 +127,9 @@ impl Volume {
         reads.waiting.retain(|part| part.operation != key);
         reads.asked.retain(|(_, part)| part.operation != key);
         let operation = self.leave(key);
-        let Kind::ClientRead { client, id } = operation.kind else { panic!("only clients read remotely") };
+        let Kind::ClientRead { client, id, .. } = operation.kind else {
+            panic!("only clients read remotely")
+        };
         let result = result.map(|data| {
             self.io.reads += 1;
             self.io.read_bytes += data.len() as u64;
