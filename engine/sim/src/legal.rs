@@ -99,7 +99,7 @@ fn takes(standing: Standing, kind: Kind) -> bool {
         }
         Kind::Secondary => leads,
         Kind::Invalidate | Kind::Resolve => !leads,
-        Kind::ReadDone | Kind::ReadFailed => standing != Standing::Remote,
+        Kind::ReadDone | Kind::ReadFailed => true,
         Kind::Frame(frame) => match frame {
             Frame::Write | Frame::Zero | Frame::FlushTo | Frame::Everywhere => !leads,
             // Also a primary becomes target: of one with a higher term, before it has left the role.

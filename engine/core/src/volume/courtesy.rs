@@ -18,7 +18,7 @@ const SLACK: u64 = 200_000;
 const IDLE: Duration = Duration::from_millis(200);
 
 /// See the module's head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Courtesy {
     /// The usual latency in nanoseconds; zero before the first answer.
     usual: u64,

@@ -63,9 +63,19 @@ impl<E: Engine> World<'_, E> {
         } else if old_disk != Some(status.disk)
             && matches!(status.disk, DiskState::Consistent | DiskState::UpToDate)
         {
-            let up_to_date = status.disk == DiskState::UpToDate;
+            // A primary may have gone on without it, and the news be on its way.
+            let up_to_date = status.disk == DiskState::UpToDate && !self.is_dismissed(node);
             self.oracle.claims(node, self.nodes[node].disk.data(), up_to_date);
         }
+    }
+
+    /// Whether a primary has closed its link to the node, which may not have heard of it.
+    fn is_dismissed(&self, node: usize) -> bool {
+        (0..self.plan.nodes).filter(|other| *other != node && self.nodes[*other].is_primary()).any(|primary| {
+            self.nodes[primary].status.as_ref().is_some_and(|status| {
+                status.peers.iter().any(|peer| peer_node(primary, peer.index) == node && !peer.connected)
+            })
+        })
     }
 
     /// Force was used: whoever this node is not connected with may be, or become, primary too.
