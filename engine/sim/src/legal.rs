@@ -60,7 +60,9 @@ fn comes_in(kind: Kind) -> u8 {
             Frame::Discard | Frame::DiscardAnswer => APART | SPLIT,
             Frame::Start | Frame::Everywhere => FOLLOWING,
             Frame::Write | Frame::Zero | Frame::FlushTo => FOLLOWING,
-            Frame::Received | Frame::Applied | Frame::StableTo | Frame::Failed => LEADING,
+            Frame::Received | Frame::Applied | Frame::StableTo => LEADING,
+            // The disk may fail between `Ready` and its arrival.
+            Frame::Failed => LEADING | MEETING,
             Frame::Runs | Frame::RunsEnd | Frame::Part | Frame::Counted => TARGET,
             Frame::Pull | Frame::Settled | Frame::Finish | Frame::Finished => SOURCE,
             Frame::Compared => VERIFY,

@@ -153,7 +153,14 @@ impl Volume {
                 }
                 return;
             }
-            Stage::Closed => return,
+            Stage::Closed => {
+                // That a disk failed while it was opened is recorded all the same (W4).
+                if self.disk == DiskState::Failed && self.store.is_some() {
+                    self.advance_commit();
+                    self.set_wake();
+                }
+                return;
+            }
         }
         loop {
             self.answer_pieces();
