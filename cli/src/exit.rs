@@ -98,6 +98,7 @@ fn of_client(error: &ClientError) -> Failure {
             FaultCode::Usage => Failure::Usage,
             FaultCode::Missing => Failure::Missing,
             FaultCode::Refused => Failure::Refused,
+            FaultCode::Unanswered => Failure::No,
             FaultCode::Ending => Failure::Unreachable,
             FaultCode::Failed => Failure::Other,
         },
@@ -123,6 +124,7 @@ mod tests {
     #[test]
     fn what_the_daemon_says_has_its_code() {
         for (code, failure) in [
+            (FaultCode::Unanswered, 1),
             (FaultCode::Usage, 2),
             (FaultCode::Missing, 3),
             (FaultCode::Refused, 4),

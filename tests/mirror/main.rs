@@ -6,6 +6,8 @@ mod clients;
 mod disks;
 mod failover;
 mod filesystem;
+mod impostor;
+mod operator;
 mod plain;
 mod refused;
 mod resync;

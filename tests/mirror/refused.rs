@@ -93,6 +93,76 @@ fn data_that_have_nothing_in_common() -> Result<()> {
         for (node, byte) in [(alpha, 1), (beta, 2)] {
             ensure!(fs::read(node.data("r0"))?.iter().all(|&found| found == byte), "no byte moved (G6)");
         }
-        Ok(())
+        let generation = |node: &Node| -> Result<String> {
+            node.volume("r0")?.generation.context("an adopted copy has a generation")
+        };
+        // The ids come from the first generation: both are named, on both sides.
+        let (one, other) = (generation(alpha)?, generation(beta)?);
+        for (node, peer) in [(alpha, "beta"), (beta, "alpha")] {
+            is_refused(node, peer, "unrelated", &[&one, &other, "resolve"])?;
+        }
+        let shown = beta.ok(&["resolve", "r0", "--discard", "beta", "--dry-run"])?;
+        ensure!(shown.contains("64 MiB") && shown.contains("beta"), "{shown}");
+        alpha.refused(&["resolve", "r0", "--discard", "beta", "--yes", "r1"], 4)?;
+        alpha.ok(&["resolve", "r0", "--discard", "beta"])?;
+        for node in [alpha, beta] {
+            node.wait_synced("r0")?;
+            ensure!(fs::read(node.data("r0"))?.iter().all(|&found| found == 1), "alpha's data were kept");
+        }
+        // They belong together from now on.
+        beta.terminate()?;
+        beta.start()?;
+        alpha.wait_synced("r0")?;
+        alpha.primary("r0")
+    })
+}
+
+#[test]
+fn a_volume_that_only_the_other_has() -> Result<()> {
+    strangers(
+        |_, config| Ok(config.replace("volume.r0", "volume.r1")),
+        |alpha, beta| {
+            let lacks = |node: &Node, volume: &str, other: &str| -> Result<()> {
+                let what = format!("the peer has no {volume}");
+                let status = node.wait_for(volume, &what, |status| status.has_problem("peer-volume"))?;
+                let shown = status.problem_texts();
+                ensure!(shown.contains(volume) && shown.contains(other), "{shown}");
+                Ok(())
+            };
+            lacks(alpha, "r0", "r1")?;
+            lacks(beta, "r1", "r0")
+        },
+    )
+}
+
+#[test]
+fn one_node_id_twice() -> Result<()> {
+    Cluster::run(ClusterOptions::default(), |cluster| {
+        let (alpha, beta) = (&cluster.nodes[0], &cluster.nodes[1]);
+        alpha.wait_synced("r0")?;
+        alpha.primary("r0")?;
+        alpha.terminate()?;
+        beta.terminate()?;
+        // Beta's machine is set up anew, with a copy of alpha's disk.
+        for file in [Node::data as fn(&Node, &str) -> std::path::PathBuf, Node::meta] {
+            fs::copy(file(alpha, "r0"), file(beta, "r0"))?;
+        }
+        fs::remove_dir_all(beta.state_folder().join("volumes"))?;
+        let hashes =
+            || -> Result<[Vec<u8>; 2]> { Ok([fs::read(alpha.meta("r0"))?, fs::read(beta.meta("r0"))?]) };
+        alpha.start()?;
+        beta.start()?;
+        let before = hashes()?;
+        for (node, peer) in [(alpha, "beta"), (beta, "alpha")] {
+            is_refused(node, peer, "peer-disk", &["alpha", "beta", "node "])?;
+        }
+        ensure!(before == hashes()?, "a refused peer must not change metadata");
+        // What the remedy says.
+        beta.terminate()?;
+        fs::remove_file(beta.data("r0"))?;
+        fs::remove_file(beta.meta("r0"))?;
+        fs::remove_dir_all(beta.state_folder().join("volumes"))?;
+        beta.start()?;
+        alpha.wait_synced("r0")
     })
 }

@@ -2,6 +2,7 @@
 //! it, the programs of the machine that test, and how much work a test does.
 
 pub mod cluster;
+pub mod impostor;
 pub mod judge;
 pub mod kernel;
 pub mod load;

@@ -3,12 +3,17 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use evenkeel_core::volume::{
-    DiskState, Replication, Role,
-    config::Protocol,
-    status::{IoCounters, Suspended},
+use evenkeel_core::{
+    ids::GenerationId,
+    volume::{
+        DiskState, Replication, Role,
+        config::Protocol,
+        status::{IoCounters, Suspended},
+    },
 };
-use evenkeel_driver::node::{Connection, NodeEvent, NodeStatus, PeerStatus, Problem, VolumeStatus};
+use evenkeel_driver::node::{
+    BranchStatus, Connection, NodeEvent, NodeStatus, PartedStatus, PeerStatus, Problem, VolumeStatus,
+};
 use serde::{Deserialize, Serialize};
 
 /// Changes when a field changes its meaning or goes; new fields do not change it.
@@ -78,6 +83,26 @@ pub(crate) struct PeerDocument {
     pub(crate) lag_bytes: u64,
     pub(crate) resync: Option<ResyncDocument>,
     pub(crate) verdict: Option<String>,
+    pub(crate) parted: Option<PartedDocument>,
+}
+
+/// Two copies that have parted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartedDocument {
+    pub(crate) common: Option<String>,
+    pub(crate) mine: BranchDocument,
+    pub(crate) theirs: BranchDocument,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BranchDocument {
+    pub(crate) generation: Option<String>,
+    pub(crate) term: Option<u64>,
+    pub(crate) role: String,
+    pub(crate) last_primary: Option<String>,
+    pub(crate) dirty_bytes: Option<u64>,
+    pub(crate) dirty_blocks: Option<u64>,
 }
 
 /// A resync under way.
@@ -136,7 +161,7 @@ impl From<&VolumeStatus> for VolumeDocument {
             size: volume.size_bytes,
             role: role(volume.role).to_owned(),
             disk: disk(volume.disk).to_owned(),
-            generation: volume.generation.map(|id| format!("{:032x}", id.0)),
+            generation: volume.generation.map(generation),
             term: volume.term,
             entitled: volume.entitled,
             protocol: protocol(volume.protocol).to_owned(),
@@ -189,8 +214,31 @@ impl From<&PeerStatus> for PeerDocument {
                 eta_seconds: resync.eta_seconds,
             }),
             verdict: peer.verdict.clone(),
+            parted: peer.parted.as_ref().map(PartedDocument::from),
         }
     }
+}
+
+impl From<&PartedStatus> for PartedDocument {
+    fn from(parted: &PartedStatus) -> Self {
+        let branch = |branch: &BranchStatus| BranchDocument {
+            generation: branch.generation.map(generation),
+            term: branch.term,
+            role: role(if branch.primary { Role::Primary } else { Role::Secondary }).to_owned(),
+            last_primary: branch.last_primary_unix_seconds.map(utc),
+            dirty_bytes: branch.dirty_bytes,
+            dirty_blocks: branch.dirty_blocks,
+        };
+        Self {
+            common: parted.common.map(generation),
+            mine: branch(&parted.mine),
+            theirs: branch(&parted.theirs),
+        }
+    }
+}
+
+fn generation(id: GenerationId) -> String {
+    format!("{:032x}", id.0)
 }
 
 impl From<&Problem> for ProblemDocument {

@@ -24,6 +24,8 @@ pub(crate) enum FaultCode {
     Missing,
     /// The state of things forbids it.
     Refused,
+    /// A peer that was asked does not answer.
+    Unanswered,
     /// The daemon is ending.
     Ending,
     /// It was tried and failed.
@@ -37,6 +39,7 @@ impl FaultCode {
             Self::Usage => StatusCode::BAD_REQUEST,
             Self::Missing => StatusCode::NOT_FOUND,
             Self::Refused => StatusCode::CONFLICT,
+            Self::Unanswered => StatusCode::GATEWAY_TIMEOUT,
             Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -61,6 +64,7 @@ impl From<CommandError> for Fault {
             CommandError::NoSuchVolume(_) | CommandError::NoSuchPeer { .. } => FaultCode::Missing,
             CommandError::WhichPeer { .. } => FaultCode::Usage,
             CommandError::NotOpen { .. } | CommandError::Refused(_) => FaultCode::Refused,
+            CommandError::Unanswered(_) => FaultCode::Unanswered,
             CommandError::Ending => FaultCode::Ending,
         };
         Self::new(code, error.to_string())

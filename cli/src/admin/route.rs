@@ -74,6 +74,14 @@ struct PeerBody {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ConnectBody {
+    peer: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct VerifyBody {
     peer: Option<String>,
     #[serde(default)]
@@ -148,12 +156,12 @@ fn command(verb: &str, body: &[u8]) -> Result<VolumeCommand, Fault> {
             ForceBody::Inconsistent => Force::Inconsistent,
         }),
         "secondary" => VolumeCommand::Secondary { force: parse::<SecondaryBody>(body)?.force },
-        "connect" => VolumeCommand::Connect { peer: parse::<PeerBody>(body)?.peer },
+        "connect" => match parse::<ConnectBody>(body)? {
+            ConnectBody { peer, dry_run: true } => VolumeCommand::Foretell { peer },
+            ConnectBody { peer, dry_run: false } => VolumeCommand::Connect { peer },
+        },
         "disconnect" => VolumeCommand::Disconnect { peer: parse::<PeerBody>(body)?.peer },
-        "invalidate" => {
-            let Nothing {} = parse(body)?;
-            VolumeCommand::Invalidate
-        }
+        "invalidate" => VolumeCommand::Invalidate { peer: parse::<PeerBody>(body)?.peer },
         "resync" => match parse::<ResyncBody>(body)? {
             ResyncBody::Pause { pause } => VolumeCommand::PauseResync(pause),
             ResyncBody::Limit { limit } => {
@@ -215,6 +223,7 @@ impl Daemon {
             }
             Route::Command { volume, command } => match self.node.command(&volume, command).await? {
                 OperatorAnswer::Done => Ok(Value::Null),
+                OperatorAnswer::Foretold(verdict) => Ok(json!({ "verdict": verdict })),
                 OperatorAnswer::Refused(why) => Err(Fault::new(FaultCode::Refused, why)),
                 OperatorAnswer::Verified { compared_bytes, differing_bytes, differing, repaired } => {
                     let spans: Vec<Value> = differing
@@ -286,7 +295,14 @@ mod tests {
         );
         assert_eq!(command("secondary", r#"{"force":true}"#), Ok(VolumeCommand::Secondary { force: true }));
         let peer = Some("beta".to_owned());
-        assert_eq!(command("connect", r#"{"peer":"beta"}"#), Ok(VolumeCommand::Connect { peer }));
+        assert_eq!(
+            command("connect", r#"{"peer":"beta"}"#),
+            Ok(VolumeCommand::Connect { peer: peer.clone() })
+        );
+        let foretell = command("connect", r#"{"peer":"beta","dry_run":true}"#);
+        assert_eq!(foretell, Ok(VolumeCommand::Foretell { peer: peer.clone() }));
+        assert_eq!(command("invalidate", ""), Ok(VolumeCommand::Invalidate { peer: None }));
+        assert_eq!(command("invalidate", r#"{"peer":"beta"}"#), Ok(VolumeCommand::Invalidate { peer }));
         assert_eq!(
             command("verify", r#"{"repair":true}"#),
             Ok(VolumeCommand::Verify { peer: None, repair: true })

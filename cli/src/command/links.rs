@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{order, volume_of};
@@ -18,7 +19,7 @@ pub(crate) struct Connect {
     name: String,
     /// The peer; all if none is named.
     peer: Option<String>,
-    /// Only say what the last handshake decided; no data moves.
+    /// Only say what the handshake would conclude now; no data moves.
     #[arg(long)]
     dry_run: bool,
 }
@@ -35,7 +36,7 @@ pub(crate) async fn connect(options: &Options, arguments: &Connect) -> Result<()
     let Connect { name, peer, dry_run } = arguments;
     let client = Client::new(options);
     if *dry_run {
-        return tell_verdicts(&client, name, peer.as_deref()).await;
+        return foretell(&client, name, peer.as_deref()).await;
     }
     order(&client, name, "connect", &json!({ "peer": peer })).await
 }
@@ -44,25 +45,35 @@ pub(crate) async fn disconnect(options: &Options, Disconnect { name, peer }: &Di
     order(&Client::new(options), name, "disconnect", &json!({ "peer": peer })).await
 }
 
-/// What the last handshake with each peer came to.
-async fn tell_verdicts(client: &Client, name: &str, peer: Option<&str>) -> Result<()> {
+/// What the handshake with each peer would conclude now.
+async fn foretell(client: &Client, name: &str, peer: Option<&str>) -> Result<()> {
     let status = client.status().await?;
     let volume = volume_of(&status, name)?;
-    let wanted: Vec<_> =
-        volume.peers.iter().filter(|known| peer.is_none_or(|peer| known.name == peer)).collect();
+    let wanted: Vec<&str> = volume
+        .peers
+        .iter()
+        .map(|known| known.name.as_str())
+        .filter(|known| peer.is_none_or(|peer| *known == peer))
+        .collect();
     if let (Some(peer), true) = (peer, wanted.is_empty()) {
         return Err(Ended::error(Failure::Missing, format!("volume {name} has no peer {peer}")));
     }
-    let mut text = String::new();
+    let mut failed = None;
     for peer in wanted {
-        let Some(verdict) = &peer.verdict else {
-            let text = format!(
-                "{}: {}, and no handshake has taken place since this daemon started",
-                peer.name, peer.connection
-            );
-            return Err(Ended::error(Failure::Refused, text));
-        };
-        text += &format!("{}: {verdict}\n", peer.name);
+        match client.command(name, "connect", &json!({ "peer": peer, "dry_run": true })).await {
+            Ok(answer) => {
+                let Foretold { verdict } = serde_json::from_value(answer)?;
+                output::print(&format!("{peer}: {verdict}\n"))?;
+            }
+            // The others are asked all the same.
+            Err(error) => failed = Some(error),
+        }
     }
-    output::print(&text)
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What the daemon says of one peer.
+#[derive(Debug, Deserialize)]
+struct Foretold {
+    verdict: String,
 }

@@ -55,17 +55,20 @@ pub(crate) async fn invalidate(options: &Options, arguments: &Invalidate) -> Res
     let client = Client::new(options);
     let status = client.status().await?;
     let volume = volume_of(&status, name)?;
-    let node = peer.as_deref().unwrap_or(&status.node);
+    // One's own name is allowed for one's own copy.
+    let peer = peer.as_deref().filter(|peer| *peer != status.node);
+    if let Some(peer) = peer
+        && !volume.peers.iter().any(|known| known.name == peer)
+    {
+        return Err(Ended::error(Failure::Missing, format!("volume {name} has no peer {peer}")));
+    }
+    let node = peer.unwrap_or(&status.node);
+    let source = if peer.is_some() { status.node.as_str() } else { "a peer" };
     let loss = format!(
-        "The copy of {name} on node {node} will count as bad, and be compared and copied whole ({}) from a peer; what \
+        "The copy of {name} on node {node} will count as bad, and be compared and copied whole ({}) from {source}; what \
          only it holds is lost.",
         ByteSize(volume.size)
     );
     confirm(name, yes.as_deref(), &loss)?;
-    if let Some(peer) = peer {
-        let text =
-            format!("not there yet from here; on node {peer} run: evenkeel invalidate {name} --yes {name}");
-        return Err(Ended::error(Failure::Other, text));
-    }
-    order(&client, name, "invalidate", &json!({})).await
+    order(&client, name, "invalidate", &json!({ "peer": peer })).await
 }

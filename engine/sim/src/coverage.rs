@@ -199,8 +199,8 @@ impl Kind {
                 OperatorCommand::Primary(_) => Self::Primary,
                 OperatorCommand::Secondary { .. } => Self::Secondary,
                 OperatorCommand::Disconnect(_) => Self::Disconnect,
-                OperatorCommand::Connect(_) => Self::Connect,
-                OperatorCommand::Invalidate => Self::Invalidate,
+                OperatorCommand::Connect(_) | OperatorCommand::Foretell { .. } => Self::Connect,
+                OperatorCommand::Invalidate | OperatorCommand::InvalidatePeer(_) => Self::Invalidate,
                 OperatorCommand::PauseResync(_) | OperatorCommand::LimitResync(_) => Self::SteerResync,
                 OperatorCommand::Resolve { .. } => Self::Resolve,
                 OperatorCommand::Verify { .. } => Self::Verify,
@@ -230,6 +230,8 @@ fn peer_of(event: &Event) -> Option<PeerIndex> {
         Event::Command { command, .. } => match command {
             OperatorCommand::Disconnect(peer)
             | OperatorCommand::Connect(peer)
+            | OperatorCommand::InvalidatePeer(peer)
+            | OperatorCommand::Foretell { peer, .. }
             | OperatorCommand::Resolve { peer, .. }
             | OperatorCommand::Verify { peer, .. } => Some(*peer),
             OperatorCommand::Primary(_)

@@ -58,6 +58,7 @@ fn comes_in(kind: Kind) -> u8 {
             Frame::Adopted => ESTABLISHED | APART | VERIFY,
             Frame::Host => ESTABLISHED | APART,
             Frame::Discard | Frame::DiscardAnswer => APART | SPLIT,
+            Frame::Invalidate | Frame::InvalidateAnswer => LINKED,
             Frame::Start | Frame::Everywhere => FOLLOWING,
             Frame::Write | Frame::Zero | Frame::FlushTo => FOLLOWING,
             Frame::Received | Frame::Applied | Frame::StableTo => LEADING,
@@ -130,6 +131,8 @@ fn takes(standing: Standing, kind: Kind) -> bool {
             | Frame::Pong
             | Frame::Discard
             | Frame::DiscardAnswer
+            | Frame::Invalidate
+            | Frame::InvalidateAnswer
             | Frame::Received
             | Frame::Applied
             | Frame::StableTo

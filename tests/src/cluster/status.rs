@@ -47,6 +47,8 @@ pub struct PeerStatus {
     pub disk: String,
     /// `established`, `sync-source`, `sync-target`, `verify`, `off` or `split-brain`.
     pub replication: String,
+    /// What the last handshake came to.
+    pub verdict: Option<String>,
     /// Bytes that it lacks, as far as known.
     pub dirty_bytes: Option<u64>,
     /// Acknowledged bytes that it has not yet.
@@ -137,6 +139,7 @@ impl PeerStatus {
                 "replication",
                 &["established", "sync-source", "sync-target", "verify", "off", "split-brain"],
             )?,
+            verdict: optional_text(peer, "verdict")?,
             dirty_bytes: optional_number(peer, "dirty_bytes")?,
             lag_bytes: optional_number(peer, "lag_bytes")?,
         })

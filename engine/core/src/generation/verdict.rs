@@ -201,7 +201,8 @@ impl<'a> Names<'a> {
     }
 
     /// Both names, in an order that does not depend on the side.
-    fn both(self) -> String {
+    #[must_use]
+    pub fn both(self) -> String {
         format!("{} and {}", self.mine.min(self.theirs), self.mine.max(self.theirs))
     }
 

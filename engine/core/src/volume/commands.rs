@@ -42,6 +42,8 @@ impl Volume {
                 self.answer(id, Ok(()));
             }
             OperatorCommand::Invalidate => self.invalidate(id),
+            OperatorCommand::InvalidatePeer(peer) => self.invalidate_peer(id, peer),
+            OperatorCommand::Foretell { peer, until } => self.foretell(id, peer, until),
             OperatorCommand::PauseResync(paused) => {
                 self.resync_paused = paused;
                 self.answer(id, Ok(()));
@@ -121,7 +123,13 @@ impl Volume {
             return;
         }
         self.peer_mut(peer).resolve = Some(discard);
-        self.report_again(peer);
+        if discard == Discard::Own {
+            if !self.compare_with_stranger(peer) {
+                self.report_again(peer);
+            }
+        } else {
+            self.report_again(peer);
+        }
         match discard {
             Discard::Own => self.answer(id, Ok(())),
             Discard::Peers => {
@@ -133,6 +141,9 @@ impl Volume {
 
     /// Whether the verdict with this peer is one that an operator ends by giving up that copy (G6).
     fn can_resolve(&self, peer: PeerIndex, discard: Discard) -> bool {
+        if self.is_unrelated_stranger(peer) {
+            return true;
+        }
         let Some(comparing) = self.peer(peer).comparing() else { return false };
         let Some((_, theirs)) = &comparing.theirs else { return false };
         let unfit = match discard {
@@ -161,7 +172,9 @@ impl Volume {
             Some(DiscardRefusal::NothingToResolve)
         } else {
             self.peer_mut(peer).resolve = Some(Discard::Own);
-            self.report_again(peer);
+            if !self.compare_with_stranger(peer) {
+                self.report_again(peer);
+            }
             None
         };
         self.send(peer, Channel::Control, Frame::DiscardAnswer(refusal));
@@ -194,24 +207,6 @@ impl Volume {
         if let Some(id) = self.peer_mut(peer).discarding.take() {
             self.answer(id, Err("the connection was lost before the peer had answered; try again"));
         }
-    }
-
-    fn invalidate(&mut self, id: CommandId) {
-        if self.role == Role::Primary {
-            self.answer(id, Err("this node is primary; its copy cannot be declared bad"));
-            return;
-        }
-        if !self.peer_indices().any(|peer| self.has_copy(peer)) {
-            let why =
-                "no peer is in sync with this node: its copy may be the only good one; connect a peer first";
-            self.answer(id, Err(why));
-            return;
-        }
-        self.store_mut().invalidate();
-        self.set_disk(DiskState::Inconsistent);
-        self.store_mut().after_commit(Then::Answered(id));
-        for peer in self.peer_indices() {
-            self.close_link(peer, "the own copy was declared bad");
-        }
+        self.on_invalidate_peer_gone(peer);
     }
 }

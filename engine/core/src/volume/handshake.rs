@@ -16,8 +16,9 @@ use super::{
     DiskState, Role,
     io::{Channel, Notice},
     operator::Discard,
-    peer::{Comparing, Session, Starting, Told},
+    peer::{Session, Starting, Told},
     status::Suspended,
+    stranger::Stranger,
     volume::{Broken, Volume},
     wire::{Frame, Hello, PROTOCOL_VERSION},
 };
@@ -48,45 +49,53 @@ impl Volume {
     }
 
     pub(crate) fn on_hello(&mut self, peer: PeerIndex, hello: Hello) -> Result<(), Broken> {
-        if !matches!(self.session(peer), Session::Greeting) {
+        if !matches!(self.session(peer), Session::Greeting) || self.peer(peer).hello.is_some() {
             return Err(Broken("a second hello"));
         }
+        match self.check_hello(peer, &hello)? {
+            None => {
+                self.peer_mut(peer).stranger = None;
+                self.begin_comparing(peer, &hello);
+            }
+            Some(stranger @ (Stranger::Unrelated { .. } | Stranger::SameNode(_))) => {
+                self.meet_stranger(peer, hello, stranger);
+            }
+            Some(stranger @ (Stranger::NodeOf(..) | Stranger::OtherNode { .. })) => {
+                self.meet_stranger(peer, hello, stranger);
+                return Err(Broken("the peer has the id of another peer: one of the disks is a copy"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the peer's disk is one that belongs here, as far as its hello tells.
+    pub(crate) fn check_hello(&self, peer: PeerIndex, hello: &Hello) -> Result<Option<Stranger>, Broken> {
         if hello.version_max < PROTOCOL_VERSION || hello.version_min > PROTOCOL_VERSION {
             return Err(Broken("the peer speaks other versions of the protocol"));
         }
-        let own = self.store().node();
-        if hello.from == own || hello.from.0 == 0 {
-            return Err(Broken("the peer has this node's own id: one of the disks is a copy"));
+        if hello.from.0 == 0 {
+            return Err(Broken("the peer's node id is zero"));
+        }
+        let store = self.store();
+        if hello.from == store.node() {
+            return Ok(Some(Stranger::SameNode(hello.from)));
         }
         for other in self.peer_indices() {
-            if other != peer && self.store().peer_node(other) == Some(hello.from) {
-                return Err(Broken("the peer has the id of another peer: one of the disks is a copy"));
+            if other != peer && store.peer_node(other) == Some(hello.from) {
+                return Ok(Some(Stranger::NodeOf(hello.from, other)));
             }
         }
         // A node without ids gets them with its first generation, never from a mere greeting: three new nodes
         // would agree on different ones in pairs (found by the simulator).
-        if differ(self.store().cluster(), hello.cluster) {
-            return Err(Broken("the peer belongs to another cluster"));
+        if differ(store.cluster(), hello.cluster) || differ(store.volume(), hello.volume) {
+            let own = (store.cluster(), store.volume());
+            return Ok(Some(Stranger::Unrelated { own, theirs: (hello.cluster, hello.volume) }));
         }
-        if differ(self.store().volume(), hello.volume) {
-            return Err(Broken("the peer has another volume"));
-        }
-        self.peer_mut(peer).identity = hello.cluster.zip(hello.volume);
-        let own_view = self.view_for(peer);
-        self.send(peer, Channel::Control, Frame::Report { number: 1, view: Box::new(own_view.clone()) });
-        self.peer_mut(peer).session = Session::Comparing(Box::new(Comparing {
-            peer_node: hello.from,
-            own_number: 1,
-            own_view,
-            theirs: None,
-            concluded: None,
-            peer_concluded: None,
-        }));
-        Ok(())
+        Ok(None)
     }
 
     /// What this node is, as one peer is to know it.
-    fn view_for(&self, peer: PeerIndex) -> NodeView {
+    pub(crate) fn view_for(&self, peer: PeerIndex) -> NodeView {
         let store = self.store();
         let flags = store.flags();
         let copy = match self.disk {
@@ -165,6 +174,7 @@ impl Volume {
         number: u32,
         view: Box<NodeView>,
     ) -> Result<(), Broken> {
+        self.on_strangers_report(peer, view.wish);
         let mut had_begun = false;
         let comparing = match std::mem::replace(&mut self.peer_mut(peer).session, Session::Down) {
             Session::Comparing(comparing) => comparing,
@@ -186,7 +196,13 @@ impl Volume {
         let term = view.highest_term;
         let attach = view.attach;
         let bound = self.store().peer_node(peer);
-        if bound.is_some_and(|bound| bound != comparing.peer_node) && view.history.key().is_some() {
+        let given_up = view.wish == Wish::Discard || self.peer(peer).resolve.is_some();
+        if let Some(known) = bound.filter(|&bound| bound != comparing.peer_node)
+            && view.history.key().is_some()
+            && !given_up
+        {
+            let shown = comparing.peer_node;
+            self.peer_mut(peer).stranger = Some(Stranger::OtherNode { known, shown });
             return Err(Broken("the peer's disk belongs to another node, and it is not new"));
         }
         let peer_node = comparing.peer_node;
@@ -239,6 +255,7 @@ impl Volume {
         let verdict = decide(&comparing.own_view, view);
         let (own, theirs) = (comparing.own_number, *theirs);
         comparing.concluded = Some((own, theirs, verdict));
+        self.foretold_verdict(peer, verdict);
         self.send(peer, Channel::Control, Frame::Agree { own, theirs, verdict });
         self.act_when_agreed(peer);
     }

@@ -304,6 +304,8 @@ pub enum Notice {
         /// Who knows better.
         peer: PeerIndex,
     },
+    /// The disk of a peer is not the one that belongs here; in words, with both values.
+    Stranger(PeerIndex, String),
     /// A part of the metadata was torn or damaged; what it would have said is taken as the worst.
     MetadataDamaged(String),
     /// The disk could not be opened; the text says why and what helps. The volume does nothing any more.

@@ -29,7 +29,8 @@ impl Volume {
         }
         let running = matches!(self.stage, Stage::Running);
         let closing = self.is_closing();
-        if !running || closing || !self.peer(peer).allowed || !self.may_link_without_disk(peer) {
+        let wanted = self.peer(peer).allowed || running && self.admits_probe(peer, link);
+        if !running || closing || !wanted || !self.may_link_without_disk(peer) {
             let reason = match (running, self.disk) {
                 (false, _) => "the volume is not open",
                 (true, _) if closing => "the node leaves",
@@ -50,6 +51,7 @@ impl Volume {
         state.heard_at = now;
         state.pinged_at = now;
         state.owing_since = None;
+        state.hello = None;
         self.send_hello(peer);
     }
 

@@ -1,7 +1,7 @@
 //! What an operator can tell a volume, and what it answers.
 
 use super::span::ByteSpan;
-use crate::ids::PeerIndex;
+use crate::ids::{PeerIndex, Timestamp};
 
 /// How far a promotion may go beyond what is known to be safe (design P3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,15 @@ pub enum OperatorCommand {
     Connect(PeerIndex),
     /// Declare the own copy bad: it is compared and copied whole from a peer.
     Invalidate,
+    /// Declare the copy of a peer in sync bad: it is compared and copied whole from here.
+    InvalidatePeer(PeerIndex),
+    /// Say what the handshake with a peer would conclude now, without moving anything (`connect --dry-run`).
+    Foretell {
+        /// Which peer.
+        peer: PeerIndex,
+        /// Nobody waits for the answer any more from then on.
+        until: Timestamp,
+    },
     /// Hold the resync still, or let it go on.
     PauseResync(bool),
     /// Resyncs compare at most so many bytes a second from now on; `None` for as fast as they go (R5).
@@ -66,6 +75,8 @@ pub enum Discard {
 pub enum OperatorAnswer {
     /// Done, and stable.
     Done,
+    /// What a handshake would conclude, in words.
+    Foretold(String),
     /// A verify has ended.
     Verified {
         /// How much was compared.

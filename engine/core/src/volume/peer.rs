@@ -15,11 +15,14 @@
 use super::{
     DiskState, Replication, Role,
     follow::Following,
+    foretell::Foretelling,
     io::{CommandId, LinkId},
     lead::Leading,
     operator::Discard,
     progress::Progress,
+    stranger::Stranger,
     survivors::Word,
+    wire::Hello,
 };
 use crate::{
     generation::{
@@ -63,6 +66,14 @@ pub(crate) struct Peer {
     pub(crate) word_sent: Option<Word>,
     /// Who is to be told whether it discards its copy.
     pub(crate) discarding: Option<CommandId>,
+    /// Who is to be told whether its copy counts as bad now.
+    pub(crate) invalidating: Option<CommandId>,
+    /// Who is to be told what the handshake would conclude (`connect --dry-run`).
+    pub(crate) foretelling: Option<Foretelling>,
+    /// Its disk is not the one that belongs here; until its next hello that is in order.
+    pub(crate) stranger: Option<Stranger>,
+    /// What it said on this link, while it is a stranger's.
+    pub(crate) hello: Option<Hello>,
 }
 
 /// What a peer said of itself.
@@ -157,7 +168,19 @@ impl Peer {
             word_names: Vec::new(),
             word_sent: None,
             discarding: None,
+            invalidating: None,
+            foretelling: None,
+            stranger: None,
+            hello: None,
         }
+    }
+
+    /// Why its disk does not belong here. What keeps the link up is over with it.
+    pub(crate) fn shown_stranger(&self) -> Option<Stranger> {
+        self.stranger.filter(|stranger| match stranger {
+            Stranger::Unrelated { .. } | Stranger::SameNode(_) => self.hello.is_some() && self.link.is_some(),
+            Stranger::NodeOf(..) | Stranger::OtherNode { .. } => true,
+        })
     }
 
     /// The two reports, as long as nothing has begun that they do not tell of.

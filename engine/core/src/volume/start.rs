@@ -187,6 +187,9 @@ impl Volume {
         // Of a fresh pair the proposer has made its head only now; it comes with `Counted`.
         if let Some(source) = theirs.history.head() {
             self.store_mut().begin_follow(peer, source.id, copy);
+            if copy {
+                self.take_identity_of(peer);
+            }
         }
         self.raise_counter();
         self.store_mut().show_counter(peer);

@@ -1,6 +1,6 @@
 //! A snapshot of a volume, for the operator and for the simulator's oracle.
 
-use super::{DiskState, Replication, Role};
+use super::{DiskState, Replication, Role, Stranger};
 use crate::{
     generation::verdict::Verdict,
     ids::{Generation, NodeId, PeerIndex, Sequence, Term, Timestamp},
@@ -100,6 +100,32 @@ pub struct LastResync {
     pub finished: Timestamp,
 }
 
+/// Two copies that have parted, as the two reports of the handshake say (G6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parted {
+    /// The newest generation that both have had; `None` if they have nothing in common.
+    pub common: Option<Generation>,
+    /// This node's.
+    pub mine: Branch,
+    /// The peer's, as it said when they met.
+    pub theirs: Branch,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// The newest generation, and with it who wrote it as primary.
+    pub head: Option<Generation>,
+    /// The highest term seen.
+    pub term: Option<Term>,
+    /// Whether that node is primary.
+    pub primary: bool,
+    /// Bytes that it has marked as changed since the other was in sync; `None` if it cannot say.
+    pub dirty_bytes: Option<u64>,
+    /// The same in bitmap blocks.
+    pub dirty_blocks: Option<u64>,
+}
+
 /// What is known of one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -111,6 +137,10 @@ pub struct PeerStatus {
     pub allowed: bool,
     /// The conclusion of the handshake, if it lets nothing move.
     pub apart: Option<Verdict>,
+    /// Why the disk of the peer does not belong here, if so.
+    pub stranger: Option<Stranger>,
+    /// What each of the two has that the other lacks, while the copies have parted.
+    pub parted: Option<Parted>,
     /// What happens on the link.
     pub replication: Replication,
     /// Its role, if it said so on this link.

@@ -305,7 +305,12 @@ impl Volume {
         }
         let now = self.now;
         self.peer_mut(peer).heard_at = now;
-        if let Err(broken) = self.dispatch_frame(peer, channel, frame) {
+        let taken = if self.is_probe(peer) {
+            self.on_probe_frame(peer, frame)
+        } else {
+            self.dispatch_frame(peer, channel, frame)
+        };
+        if let Err(broken) = taken {
             self.notice(Notice::ProtocolError(peer, broken.0));
             self.close_link(peer, broken.0);
         }
@@ -343,6 +348,8 @@ impl Volume {
             (Channel::Control, Frame::Leave) => self.on_leave(peer),
             (Channel::Control, Frame::Discard) => self.on_discard(peer),
             (Channel::Control, Frame::DiscardAnswer(refusal)) => self.on_discard_answer(peer, refusal),
+            (Channel::Control, Frame::Invalidate) => self.on_invalidate(peer),
+            (Channel::Control, Frame::InvalidateAnswer(refusal)) => self.on_invalidate_answer(peer, refusal),
             (Channel::Control, Frame::Ping(time)) => {
                 self.send(peer, Channel::Control, Frame::Pong(time));
                 Ok(())
@@ -472,6 +479,7 @@ impl Volume {
             Then::SetBackNoted => self.on_set_back_noted(),
             Then::CounterShown => self.tell_mark(),
             Then::Answered(id) => self.answer(id, Ok(())),
+            Then::Invalidated { peer, link } => self.on_invalidated(peer, link),
         }
     }
 
@@ -507,6 +515,8 @@ impl Volume {
             connected: !matches!(peer.session, Session::Down | Session::Greeting),
             allowed: peer.allowed,
             apart: peer.apart(),
+            stranger: peer.shown_stranger(),
+            parted: self.parted(peer.index),
             replication: match &self.verify {
                 Some(verify) if verify.peer() == peer.index => Replication::Verify,
                 Some(_) | None => peer.replication(),

@@ -11,6 +11,7 @@
 //!            Ask -> Answer                            may I be primary (P3)
 //!            Outdate -> Outdated, Yield -> Yielded    a clean parting (P1, P2, P6)
 //!            Discard -> DiscardAnswer                 the end of a split brain, ordered at the other node
+//!            Invalidate -> InvalidateAnswer           a copy declared bad, ordered at the other node
 //!            Ping -> Pong, Mark                       liveness, state
 //!  Data      Start, Write, Zero, FlushTo ->  <- Received, Applied, StableTo, Failed;  Fetch ->  <- Fetched
 //!  Resync    Runs, RunsEnd ->  <- Pull  Part ->  <- Settled, Finish (then, on Control, Counted and Finished)
@@ -124,6 +125,10 @@ pub enum Frame {
     Discard,
     /// The receiver of [`Frame::Discard`] does so, or why not.
     DiscardAnswer(Option<DiscardRefusal>),
+    /// The operator has declared the receiver's copy bad (`invalidate --peer`): become Inconsistent, durably.
+    Invalidate,
+    /// The receiver of [`Frame::Invalidate`] has done so, or why not.
+    InvalidateAnswer(Option<InvalidateRefusal>),
     /// Are you there?
     Ping(Timestamp),
     /// Yes; echoes the time.
@@ -301,6 +306,15 @@ pub enum DiscardRefusal {
     IAmPrimary,
     /// Its verdict with the sender is none that has to be resolved.
     NothingToResolve,
+}
+
+/// Why a node does not give up its copy when it is told that it is bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidateRefusal {
+    /// It is primary.
+    IAmPrimary,
+    /// It is not in sync with the sender: its copy may be the only good one.
+    NotInSync,
 }
 
 /// One block in an answer to a pull.

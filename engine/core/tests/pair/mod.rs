@@ -135,10 +135,34 @@ impl Pair {
     }
 
     pub(crate) fn set_up(settings: Settings) -> Self {
+        Self::made(settings, [Origin::New; 2])
+    }
+
+    /// Two copies with these origins.
+    pub(crate) fn of(origins: [Origin; 2]) -> Self {
+        Self::made(Settings::default(), origins)
+    }
+
+    /// The second node's disk is a copy of the first one's.
+    pub(crate) fn twins() -> Self {
+        let mut pair = Self::of([Origin::Adopted(evenkeel_core::ids::GenerationId(0xa1)); 2]);
+        pair.nodes[1].volume = None;
+        pair.nodes[1].meta = pair.nodes[0].meta.clone();
+        pair.events.clear();
+        pair.restart(1);
+        pair
+    }
+
+    fn made(settings: Settings, origins: [Origin; 2]) -> Self {
         let nodes = [1, 2].map(|id| {
             let mut meta = vec![0; META];
             let geometry = Geometry::new(SIZE as u64, 4096, 64 << 10, 16).expect("valid");
-            let spec = CreateSpec { node: NodeId(id), geometry, peers: 1, origin: Origin::New };
+            let spec = CreateSpec {
+                node: NodeId(id),
+                geometry,
+                peers: 1,
+                origin: origins[if id == 1 { 0 } else { 1 }],
+            };
             for (offset, bytes) in create(&spec).expect("valid").into_iter().flatten() {
                 put(&mut meta, offset, &bytes);
             }
@@ -307,6 +331,11 @@ impl Pair {
     /// Changes a disk without the engine (F40).
     pub(crate) fn change_behind(&mut self, node: usize, offset: usize, bytes: &[u8]) {
         self.nodes[node].data[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// The metadata of a node as they are on its disk.
+    pub(crate) fn meta(&self, node: usize) -> &[u8] {
+        &self.nodes[node].meta
     }
 
     pub(crate) fn data(&self, node: usize) -> &[u8] {

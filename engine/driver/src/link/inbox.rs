@@ -59,6 +59,8 @@ pub(super) fn frame_bytes(frame: &Frame) -> usize {
         | Frame::Offer { .. }
         | Frame::Discard
         | Frame::DiscardAnswer(_)
+        | Frame::Invalidate
+        | Frame::InvalidateAnswer(_)
         | Frame::Adopted(_)
         | Frame::Host { .. }
         | Frame::Ask(_)

@@ -23,8 +23,16 @@ pub enum VolumeCommand {
         /// Whom; all if none is named.
         peer: Option<String>,
     },
-    /// Declare the own copy bad.
-    Invalidate,
+    /// Say what the handshake with a peer would conclude now, without moving anything.
+    Foretell {
+        /// Whom; with one peer it need not be named.
+        peer: Option<String>,
+    },
+    /// Declare the own copy bad, or that of a peer.
+    Invalidate {
+        /// Whose; the own one if none is named.
+        peer: Option<String>,
+    },
     /// Hold the resync still, or let it go on.
     PauseResync(bool),
     /// Resyncs compare at most so many bytes a second until the next reload or start; `None` for as fast as they go.
@@ -81,6 +89,9 @@ pub enum CommandError {
     /// The state of things forbids it.
     #[error("{0}")]
     Refused(String),
+    /// A peer does not answer.
+    #[error("{0}")]
+    Unanswered(String),
     /// The node is ending.
     #[error("the node is ending")]
     Ending,

@@ -357,7 +357,9 @@ impl DataThread {
             abort::spawn(async move {
                 let answer = tokio::time::timeout_at(until, runner.order(OperatorCommand::Shutdown)).await;
                 drop(sender.send(match answer {
-                    Ok(OperatorAnswer::Done | OperatorAnswer::Verified { .. }) => None,
+                    Ok(
+                        OperatorAnswer::Done | OperatorAnswer::Verified { .. } | OperatorAnswer::Foretold(_),
+                    ) => None,
                     Ok(OperatorAnswer::Refused(why)) => Some((name, why)),
                     Err(_) => {
                         let why =

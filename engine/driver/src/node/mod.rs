@@ -44,4 +44,6 @@ pub use events::{EventBatch, Events, NodeEvent};
 pub use handle::{CreateOrigin, NodeEnded, NodeHandle, ReloadError, Reloaded, ShutdownReport};
 pub use problem::{Problem, ProblemCode};
 pub use settings::{NodeSettings, PeerSettings, VolumeSettings};
-pub use status::{Connection, LastResync, NodeStatus, PeerStatus, ResyncStatus, VolumeStatus};
+pub use status::{
+    BranchStatus, Connection, LastResync, NodeStatus, PartedStatus, PeerStatus, ResyncStatus, VolumeStatus,
+};

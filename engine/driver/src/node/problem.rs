@@ -42,6 +42,8 @@ pub enum ProblemCode {
     Link(link::ProblemCode),
     /// A peer does what the protocol forbids, or refuses this node.
     PeerRefused,
+    /// The disk of a peer is not the one that belongs there: a copy of another node's (design D4).
+    CopiedDisk,
     /// This node or a peer has no disk for the volume.
     NoCopy,
     /// A peer cannot be reached.
@@ -81,6 +83,7 @@ impl ProblemCode {
             Self::Link(link::ProblemCode::Volume) => "peer-volume",
             Self::Link(link::ProblemCode::Protocol) => "peer-protocol",
             Self::PeerRefused => "peer-refused",
+            Self::CopiedDisk => "peer-disk",
             Self::NoCopy => "no-copy",
             Self::PeerUnreachable => "peer-unreachable",
             Self::PeerDisconnected => "peer-disconnected",

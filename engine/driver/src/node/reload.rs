@@ -125,7 +125,7 @@ async fn leave(thread: &DataThread, slot: &Slot) {
         runner.close_to_clients(Some("the volume was removed from the configuration"));
         let order = runner.order(OperatorCommand::Shutdown);
         match tokio::time::timeout(LEAVING, order).await {
-            Ok(OperatorAnswer::Done | OperatorAnswer::Verified { .. }) => {}
+            Ok(OperatorAnswer::Done | OperatorAnswer::Verified { .. } | OperatorAnswer::Foretold(_)) => {}
             Ok(OperatorAnswer::Refused(why)) => tracing::warn!(volume = name, why, "not left cleanly"),
             Err(_) => tracing::warn!(volume = name, "not left cleanly: it did not become stable in time"),
         }

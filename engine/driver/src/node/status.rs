@@ -113,6 +113,36 @@ pub struct PeerStatus {
     pub resync: Option<ResyncStatus>,
     /// The last conclusion of a handshake with it, in words.
     pub verdict: Option<String>,
+    /// What each side has that the other lacks, while the copies have parted.
+    pub parted: Option<PartedStatus>,
+}
+
+/// Two copies that have parted (design G6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartedStatus {
+    /// The newest generation that both have had, if there is one.
+    pub common: Option<GenerationId>,
+    /// This node's side.
+    pub mine: BranchStatus,
+    /// The peer's, as it was when they met.
+    pub theirs: BranchStatus,
+}
+
+/// One side of a split brain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BranchStatus {
+    /// The newest generation.
+    pub generation: Option<GenerationId>,
+    /// The number of the highest term that it has seen.
+    pub term: Option<u64>,
+    /// Whether it is primary.
+    pub primary: bool,
+    /// When it was last known to be primary, in seconds since 1970.
+    pub last_primary_unix_seconds: Option<u64>,
+    /// Bytes that it has changed since the other was in sync, if it can say.
+    pub dirty_bytes: Option<u64>,
+    /// The same in bitmap blocks.
+    pub dirty_blocks: Option<u64>,
 }
 
 /// A resync under way.

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use evenkeel_core::{
     generation::verdict::{Names, Verdict},
-    ids::{PeerIndex, Sequence},
+    ids::{PeerIndex, Sequence, Timestamp},
     volume::{
-        DiskState, Replication, Role,
-        status::{IoCounters, PeerStatus as CorePeer, ResyncProgress, Status, Suspended},
+        DiskState, Replication, Role, Stranger,
+        status::{Branch, IoCounters, Parted, PeerStatus as CorePeer, ResyncProgress, Status, Suspended},
     },
 };
 
@@ -18,7 +18,7 @@ use super::{
     runner::{PeerRemarks, Runner},
     settings::VolumeSettings,
     slot::Opened,
-    status::{Connection, LastResync, PeerStatus, ResyncStatus, VolumeStatus},
+    status::{BranchStatus, Connection, LastResync, PartedStatus, PeerStatus, ResyncStatus, VolumeStatus},
 };
 use crate::link::{self, Endpoint, PeerKey};
 
@@ -70,6 +70,7 @@ fn closed_status(settings: &VolumeSettings, problem: Problem) -> VolumeStatus {
         lag_bytes: 0,
         resync: None,
         verdict: None,
+        parted: None,
     };
     VolumeStatus {
         name: settings.name.clone(),
@@ -145,13 +146,15 @@ fn peer_view(
 ) -> (PeerStatus, Vec<Problem>) {
     let Some(core) = core else { panic!("every configured peer has an index while the volume is open") };
     let problem = remarks.link.clone().or_else(|| link.and_then(|link| link.problem.clone()));
-    let refused =
-        core.apart.is_some_and(|verdict| matches!(verdict, Verdict::Unrelated { .. } | Verdict::Refused(_)));
+    let refused = core.stranger.is_some()
+        || core
+            .apart
+            .is_some_and(|verdict| matches!(verdict, Verdict::Unrelated { .. } | Verdict::Refused(_)));
     let connection = if !core.allowed {
         Connection::Disconnected
     } else if core.connected && !refused {
         Connection::Connected
-    } else if core.connected || problem.is_some() || remarks.broken.is_some() {
+    } else if core.connected || refused || problem.is_some() || remarks.broken.is_some() {
         Connection::Refused
     } else {
         Connection::Connecting
@@ -166,8 +169,28 @@ fn peer_view(
         lag_bytes: core.lag_bytes,
         resync: core.resync.as_ref().map(resync_status),
         verdict: remarks.verdict.clone(),
+        parted: core.parted.as_ref().map(|parted| parted_status(runner, parted, remarks)),
     };
     (status, peer_problems(runner, name, core, problem, remarks, connection))
+}
+
+fn parted_status(runner: &Runner, parted: &Parted, remarks: &PeerRemarks) -> PartedStatus {
+    let own = runner.remarks().reign.last();
+    let theirs = remarks.reign.last();
+    let branch = |branch: &Branch, last: Option<Timestamp>| BranchStatus {
+        generation: branch.head.map(|head| head.id),
+        term: branch.term.map(|term| term.number),
+        primary: branch.primary,
+        last_primary_unix_seconds: last
+            .map(|last| unix_seconds(SystemTime::now() - clock::now().since(last))),
+        dirty_bytes: branch.dirty_bytes,
+        dirty_blocks: branch.dirty_blocks,
+    };
+    PartedStatus {
+        common: parted.common.map(|common| common.id),
+        mine: branch(&parted.mine, own),
+        theirs: branch(&parted.theirs, theirs),
+    }
 }
 
 fn resync_status(progress: &ResyncProgress) -> ResyncStatus {
@@ -197,7 +220,11 @@ fn peer_problems(
             "correct what the two nodes say of each other in the configuration, then `evenkeel reload`";
         problems.push(about(ProblemCode::Link(link.code), link.text, remedy.to_owned()));
     }
-    if let Some(verdict) = &core.apart {
+    if let Some(stranger) = core.stranger {
+        let names = Names { mine: runner.own_node(), theirs: name };
+        let (code, remedy) = stranger_problem(&volume, name, &stranger);
+        problems.push(about(code, stranger.explain(names), remedy));
+    } else if let Some(verdict) = &core.apart {
         let resolve = format!(
             "`evenkeel resolve {volume} --discard NODE --dry-run` shows what would be lost; without --dry-run it is done"
         );
@@ -240,6 +267,33 @@ fn peer_problems(
         Connection::Connecting | Connection::Connected | Connection::Refused => {}
     }
     problems
+}
+
+/// What kind of problem a disk is that does not belong here, and what mends it.
+fn stranger_problem(volume: &str, name: &str, stranger: &Stranger) -> (ProblemCode, String) {
+    let copied = |node: &str| {
+        format!(
+            "give the node with the copied disk one of its own: stop it, move its data and metadata away, and start \
+             it; it is filled by {node}"
+        )
+    };
+    match stranger {
+        Stranger::Unrelated { .. } => (
+            ProblemCode::Unrelated,
+            format!(
+                "`evenkeel resolve {volume} --discard NODE --dry-run` shows what would be lost; without --dry-run it is \
+                 done; if the wrong disk is attached, stop the daemon and attach the right one"
+            ),
+        ),
+        Stranger::SameNode(_) | Stranger::NodeOf(..) => (ProblemCode::CopiedDisk, copied("the other")),
+        Stranger::OtherNode { .. } => (
+            ProblemCode::CopiedDisk,
+            format!(
+                "attach the disk that belongs to {name}; if it is lost, `evenkeel volume create {volume} --blank --yes \
+                 {volume}` there, and it is filled from here"
+            ),
+        ),
+    }
 }
 
 fn own_problems(volume: &str, runner: &Runner, core: &Status, peers: &[PeerStatus]) -> Vec<Problem> {

@@ -61,6 +61,7 @@ impl Notices {
             Notice::ResyncDone { .. }
             | Notice::ProtocolError(..)
             | Notice::SetBack { .. }
+            | Notice::Stranger(..)
             | Notice::MetadataDamaged(_)
             | Notice::NotOpened(_)
             | Notice::ServedByPeer(_)

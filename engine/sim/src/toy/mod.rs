@@ -422,6 +422,8 @@ impl Toy {
             | OperatorCommand::LimitResync(_) => OperatorAnswer::Done,
             OperatorCommand::Disconnect(_)
             | OperatorCommand::Invalidate
+            | OperatorCommand::InvalidatePeer(_)
+            | OperatorCommand::Foretell { .. }
             | OperatorCommand::Verify { .. }
             | OperatorCommand::Resolve { .. }
             | OperatorCommand::Shutdown => refused("the toy cannot"),
@@ -552,6 +554,8 @@ impl Engine for Toy {
             connected,
             allowed: true,
             apart: None,
+            stranger: None,
+            parted: None,
             replication: self.replication(),
             role: None,
             disk: (self.session == Session::InSync).then_some(DiskState::UpToDate),

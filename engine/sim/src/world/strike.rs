@@ -505,6 +505,8 @@ impl<E: Engine> World<'_, E> {
             | OperatorCommand::Disconnect(_)
             | OperatorCommand::Connect(_)
             | OperatorCommand::Invalidate
+            | OperatorCommand::InvalidatePeer(_)
+            | OperatorCommand::Foretell { .. }
             | OperatorCommand::PauseResync(_)
             | OperatorCommand::LimitResync(_)
             | OperatorCommand::Resolve { .. }

@@ -19,7 +19,7 @@ use crate::{
     volume::{
         DiskState, Role,
         io::ZeroMode,
-        wire::{BlockContent, DiscardRefusal, Frame, Refusal, Retained},
+        wire::{BlockContent, DiscardRefusal, Frame, InvalidateRefusal, Refusal, Retained},
     },
 };
 
@@ -48,6 +48,16 @@ enum DiscardAnswer {
 }
 
 numbered!(DiscardAnswer: [Self::Agreed] = 1, [Self::IAmPrimary] = 2, [Self::NothingToResolve] = 3);
+
+/// The answer to an invalidate.
+#[derive(Clone, Copy)]
+enum InvalidateAnswer {
+    Done,
+    IAmPrimary,
+    NotInSync,
+}
+
+numbered!(InvalidateAnswer: [Self::Done] = 1, [Self::IAmPrimary] = 2, [Self::NotInSync] = 3);
 numbered!(Role: [Self::Primary] = 1, [Self::Secondary] = 2);
 numbered!(DiskState:
     [Self::Diskless] = 1, [Self::Failed] = 2, [Self::Inconsistent] = 3, [Self::Outdated] = 4,
@@ -145,6 +155,14 @@ pub(super) fn write<'a>(frame: &'a Frame, out: &mut Writer<'_>) -> Beside<'a> {
             });
             out.zeroes(7);
         }
+        Frame::InvalidateAnswer(refusal) => {
+            out.numbered(match refusal {
+                None => InvalidateAnswer::Done,
+                Some(InvalidateRefusal::IAmPrimary) => InvalidateAnswer::IAmPrimary,
+                Some(InvalidateRefusal::NotInSync) => InvalidateAnswer::NotInSync,
+            });
+            out.zeroes(7);
+        }
         Frame::Ping(time) | Frame::Pong(time) => out.u64(time.0),
         Frame::Everywhere { upto, head, nodes } => {
             out.optional_id(head.map(|head| head.0));
@@ -158,6 +176,7 @@ pub(super) fn write<'a>(frame: &'a Frame, out: &mut Writer<'_>) -> Beside<'a> {
         | Frame::Yielded
         | Frame::Leave
         | Frame::Discard
+        | Frame::Invalidate
         | Frame::Failed
         | Frame::RunsEnd
         | Frame::Finish
@@ -333,6 +352,16 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
             };
             fields.zeroes::<7>("what follows the answer")?;
             Frame::DiscardAnswer(refusal)
+        }
+        Kind::Invalidate => Frame::Invalidate,
+        Kind::InvalidateAnswer => {
+            let refusal = match fields.numbered("the answer")? {
+                InvalidateAnswer::Done => None,
+                InvalidateAnswer::IAmPrimary => Some(InvalidateRefusal::IAmPrimary),
+                InvalidateAnswer::NotInSync => Some(InvalidateRefusal::NotInSync),
+            };
+            fields.zeroes::<7>("what follows the answer")?;
+            Frame::InvalidateAnswer(refusal)
         }
         Kind::Ping => Frame::Ping(Timestamp(fields.u64())),
         Kind::Pong => Frame::Pong(Timestamp(fields.u64())),

@@ -27,7 +27,10 @@ use crate::{
     volume::{
         io::ZeroMode,
         span::ByteSpan,
-        wire::{BlockContent, DiscardRefusal, Frame, Hello, PROTOCOL_VERSION, Refusal, Retained},
+        wire::{
+            BlockContent, DiscardRefusal, Frame, Hello, InvalidateRefusal, PROTOCOL_VERSION, Refusal,
+            Retained,
+        },
     },
 };
 
@@ -245,6 +248,12 @@ impl Choices<'_> {
                 0 => None,
                 1 => Some(DiscardRefusal::IAmPrimary),
                 _ => Some(DiscardRefusal::NothingToResolve),
+            }),
+            Kind::Invalidate => Frame::Invalidate,
+            Kind::InvalidateAnswer => Frame::InvalidateAnswer(match self.byte() % 3 {
+                0 => None,
+                1 => Some(InvalidateRefusal::IAmPrimary),
+                _ => Some(InvalidateRefusal::NotInSync),
             }),
             Kind::Everywhere => Frame::Everywhere {
                 upto: self.sequence(),

@@ -19,7 +19,7 @@ use crate::{
         DiskState, Role,
         io::ZeroMode,
         span::ByteSpan,
-        wire::{BlockContent, DiscardRefusal, Frame, Hello, Refusal, Retained},
+        wire::{BlockContent, DiscardRefusal, Frame, Hello, InvalidateRefusal, Refusal, Retained},
     },
 };
 
@@ -264,6 +264,23 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
         (
             Frame::DiscardAnswer(Some(DiscardRefusal::NothingToResolve)),
             "45 4b 13 00 08 00 00 00 00 00 00 00 55 bf bc 1c \
+             00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
+             03 00 00 00 00 00 00 00",
+        ),
+        (
+            Frame::Invalidate,
+            "45 4b 15 00 00 00 00 00 00 00 00 00 2a 57 d9 e6 \
+             00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00",
+        ),
+        (
+            Frame::InvalidateAnswer(None),
+            "45 4b 16 00 08 00 00 00 00 00 00 00 81 b8 a1 88 \
+             00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
+             01 00 00 00 00 00 00 00",
+        ),
+        (
+            Frame::InvalidateAnswer(Some(InvalidateRefusal::NotInSync)),
+            "45 4b 16 00 08 00 00 00 00 00 00 00 fc bf 84 ca \
              00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
              03 00 00 00 00 00 00 00",
         ),

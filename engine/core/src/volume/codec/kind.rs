@@ -40,6 +40,8 @@ pub enum Kind {
     Discard = 18,
     DiscardAnswer = 19,
     Everywhere = 20,
+    Invalidate = 21,
+    InvalidateAnswer = 22,
     Host = 24,
     Start = 32,
     Write = 33,
@@ -127,7 +129,7 @@ impl Shape {
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 43] = [
         Self::Hello,
         Self::Report,
         Self::Agree,
@@ -148,6 +150,8 @@ impl Kind {
         Self::Discard,
         Self::DiscardAnswer,
         Self::Everywhere,
+        Self::Invalidate,
+        Self::InvalidateAnswer,
         Self::Host,
         Self::Start,
         Self::Write,
@@ -218,6 +222,8 @@ impl Kind {
             Frame::Everywhere { .. } => Self::Everywhere,
             Frame::Discard => Self::Discard,
             Frame::DiscardAnswer(_) => Self::DiscardAnswer,
+            Frame::Invalidate => Self::Invalidate,
+            Frame::InvalidateAnswer(_) => Self::InvalidateAnswer,
             Frame::Start(_) => Self::Start,
             Frame::Write { .. } => Self::Write,
             Frame::Zero { .. } => Self::Zero,
@@ -255,11 +261,12 @@ impl Kind {
             | Self::Yielded
             | Self::Leave
             | Self::Discard
+            | Self::Invalidate
             | Self::Failed
             | Self::RunsEnd
             | Self::Finish
             | Self::Finished => Shape::fixed(0),
-            Self::DiscardAnswer => Shape::fixed(8),
+            Self::DiscardAnswer | Self::InvalidateAnswer => Shape::fixed(8),
             Self::Offer => Shape::fixed(40),
             Self::Host => Shape::fixed(48).sequence(),
             Self::Fetch => Shape::fixed(24).sequence(),

@@ -299,6 +299,7 @@ fn forged_frames_are_refused_by_name() {
         (Kind::Part, 40, 5, "Part: 8 bytes of payload; 9 to 9"),
         (Kind::Offer, 64, 3, "Offer: replies is 3"),
         (Kind::DiscardAnswer, 32, 4, "DiscardAnswer: the answer is 4"),
+        (Kind::InvalidateAnswer, 32, 4, "InvalidateAnswer: the answer is 4"),
         (Kind::Counted, 64, 0, "Counted: power is 0"),
         (Kind::Counted, 66, 1, "Counted: what follows the replies must be zero"),
         (Kind::Counted, 72, 0x33, "Counted: generation GenerationId(33) appears twice"),

@@ -78,6 +78,8 @@ pub(crate) enum Then {
     CounterShown,
     /// A command's change is stable.
     Answered(CommandId),
+    /// This copy counts as bad, durably; the peer ordered it.
+    Invalidated { peer: PeerIndex, link: LinkId },
 }
 
 /// What a commit must contain before a [`Then`] may follow.
@@ -281,6 +283,17 @@ impl Store {
             superblock.cluster.get_or_insert(cluster);
             superblock.volume.get_or_insert(volume);
         }
+    }
+
+    /// A copy that belonged to another cluster or volume is given up for this one (G6). Whether it was one.
+    pub(crate) fn replace_identity(&mut self, cluster: ClusterId, volume: VolumeId) -> bool {
+        let differs = self.wanted.cluster.is_some_and(|own| own != cluster)
+            || self.wanted.volume.is_some_and(|own| own != volume);
+        if differs {
+            let superblock = self.change();
+            (superblock.cluster, superblock.volume) = (Some(cluster), Some(volume));
+        }
+        differs
     }
 
     /// This peer is this node from now on; what was known of another one there is forgotten.

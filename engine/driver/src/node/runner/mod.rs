@@ -15,8 +15,10 @@ mod actions;
 mod clients;
 mod disks;
 mod export;
+mod foretell;
 mod notices;
 mod orders;
+mod primaries;
 
 use std::{
     cell::{Cell, RefCell},
@@ -240,6 +242,7 @@ impl Runner {
         self.data.submit();
         self.remember(inner);
         if std::mem::take(&mut inner.export_may_change) {
+            self.note_primaries(&inner.volume);
             self.update_export(&inner.volume);
         }
     }

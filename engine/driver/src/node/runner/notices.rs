@@ -11,7 +11,7 @@ use evenkeel_core::{
     },
 };
 
-use super::{Inner, Runner};
+use super::{Inner, Runner, primaries::Reign};
 use crate::{
     link::{Cause, Ending, Problem as LinkProblem},
     node::{files, memory::Memory, problem::Problem},
@@ -26,6 +26,8 @@ pub(in crate::node) struct Remarks {
     pub(in crate::node) disk_failed: Option<String>,
     /// Damage in the metadata that the volume has got over.
     pub(in crate::node) damage: Vec<String>,
+    /// When this node was primary.
+    pub(in crate::node) reign: Reign,
     /// Of each peer.
     pub(in crate::node) peers: BTreeMap<PeerIndex, PeerRemarks>,
 }
@@ -33,6 +35,8 @@ pub(in crate::node) struct Remarks {
 /// What is remembered of one peer.
 #[derive(Debug, Default)]
 pub(in crate::node) struct PeerRemarks {
+    /// When it was primary.
+    pub(in crate::node) reign: Reign,
     /// The last conclusion of a handshake, in words.
     pub(in crate::node) verdict: Option<String>,
     /// What the peer did that the protocol forbids; until the next verdict.
@@ -65,6 +69,7 @@ impl Runner {
                 remarks.verdict = Some(text.clone());
                 (Some(peer), "verdict", text)
             }
+            Notice::Stranger(peer, text) => (Some(peer), "stranger", text),
             Notice::ResyncDone { peer, compared_bytes, moved_bytes } => {
                 let text = format!("a resync ended: {compared_bytes} bytes compared, {moved_bytes} moved");
                 (Some(peer), "resync-done", text)

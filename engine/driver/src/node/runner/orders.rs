@@ -36,7 +36,10 @@ impl Runner {
     /// Carries out a command of the operator.
     pub(in crate::node) async fn command(&self, command: VolumeCommand) -> CommandResult {
         match command {
-            VolumeCommand::Primary(force) => Ok(self.order(OperatorCommand::Primary(force)).await),
+            VolumeCommand::Primary(force) => {
+                let answer = self.order(OperatorCommand::Primary(force)).await;
+                Ok(self.with_reasons(answer))
+            }
             VolumeCommand::Secondary { force } => self.demote(force).await,
             VolumeCommand::Connect { peer } => {
                 for index in self.peers_meant(peer.as_deref())? {
@@ -47,7 +50,7 @@ impl Runner {
             }
             VolumeCommand::Disconnect { peer } => {
                 for index in self.peers_meant(peer.as_deref())? {
-                    let answer = self.order(OperatorCommand::Disconnect(index)).await;
+                    let answer = self.named(index, self.order(OperatorCommand::Disconnect(index)).await);
                     if answer != OperatorAnswer::Done {
                         return Ok(answer);
                     }
@@ -55,14 +58,32 @@ impl Runner {
                 }
                 Ok(OperatorAnswer::Done)
             }
-            VolumeCommand::Invalidate => Ok(self.order(OperatorCommand::Invalidate).await),
+            VolumeCommand::Foretell { peer } => {
+                let peer = self.one_peer(peer.as_deref())?;
+                self.foretell(peer).await
+            }
+            VolumeCommand::Invalidate { peer: None } => Ok(self.order(OperatorCommand::Invalidate).await),
+            VolumeCommand::Invalidate { peer } => {
+                let peer = self.one_peer(peer.as_deref())?;
+                Ok(self.named(peer, self.order(OperatorCommand::InvalidatePeer(peer)).await))
+            }
             VolumeCommand::PauseResync(paused) => Ok(self.order(OperatorCommand::PauseResync(paused)).await),
             VolumeCommand::LimitResync(limit) => Ok(self.order(OperatorCommand::LimitResync(limit)).await),
             VolumeCommand::Verify { peer, repair } => {
                 let peer = self.one_peer(peer.as_deref())?;
-                Ok(self.order(OperatorCommand::Verify { peer, repair }).await)
+                Ok(self.named(peer, self.order(OperatorCommand::Verify { peer, repair }).await))
             }
             VolumeCommand::Resolve { discard } => self.resolve(&discard).await,
+        }
+    }
+
+    /// The core knows its peers by number; a refusal that is about one gets its name.
+    fn named(&self, peer: PeerIndex, answer: OperatorAnswer) -> OperatorAnswer {
+        match answer {
+            OperatorAnswer::Refused(why) => {
+                OperatorAnswer::Refused(why.replace("the peer", self.peer_name(peer)))
+            }
+            OperatorAnswer::Done | OperatorAnswer::Verified { .. } | OperatorAnswer::Foretold(_) => answer,
         }
     }
 
@@ -127,7 +148,7 @@ impl Runner {
         let status = self.core_status();
         let split = |index: &PeerIndex| {
             let peer = status.peers.iter().find(|peer| peer.index == *index);
-            peer.is_some_and(|peer| peer.apart.is_some())
+            peer.is_some_and(|peer| peer.apart.is_some() || peer.stranger.is_some())
         };
         let parted: Vec<_> = meant.into_iter().filter(split).collect();
         if parted.is_empty() {
@@ -138,7 +159,7 @@ impl Runner {
         }
         let discard = if own { Discard::Own } else { Discard::Peers };
         for peer in parted {
-            let answer = self.order(OperatorCommand::Resolve { peer, discard }).await;
+            let answer = self.named(peer, self.order(OperatorCommand::Resolve { peer, discard }).await);
             if answer != OperatorAnswer::Done {
                 return Ok(answer);
             }
