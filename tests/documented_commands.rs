@@ -8,6 +8,7 @@
 //! The blocks of one file are one session: they run in order, in one new folder, with our binary first on PATH.
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -156,5 +157,42 @@ fn documented_commands_exist() -> Result<()> {
         }
     }
     ensure!(checked > 2, "README.md names our commands");
+    Ok(())
+}
+
+/// Commands within sentences and tables, as `evenkeel wait NAME --for STATE`: the command exists, and so does every
+/// option that is named with it.
+#[test]
+fn commands_in_sentences_exist() -> Result<()> {
+    let binary = binary()?;
+    let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
+    let mut checked = 0;
+    for document in documents()? {
+        let text = fs::read_to_string(&document)?;
+        for (number, line) in text.lines().enumerate() {
+            for span in line.split('`').skip(1).step_by(2) {
+                let Some(rest) = span.strip_prefix("evenkeel ") else { continue };
+                let words: Vec<&str> = rest.split(|c: char| c.is_whitespace() || "[]|".contains(c)).collect();
+                let groups = ["volume", "meta"];
+                let depth = if groups.contains(&words[0]) { 2 } else { 1 };
+                let command: Vec<String> = words.iter().take(depth).map(|&word| word.to_owned()).collect();
+                let place = || format!("{}:{}: `{span}`", document.display(), number + 1);
+                let help = match helps.entry(command.clone()) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        let mut asked = Command::new(&binary);
+                        let output = run_within(asked.args(&command).arg("--help"), LIMIT)?;
+                        new.insert(output.success().with_context(place)?)
+                    }
+                };
+                for option in words.iter().filter(|word| word.starts_with("--")) {
+                    let option = option.split('=').next().unwrap_or(option);
+                    ensure!(help.contains(option), "{}: {option} does not exist", place());
+                }
+                checked += 1;
+            }
+        }
+    }
+    ensure!(checked > 20, "docs/commands.md names our commands");
     Ok(())
 }

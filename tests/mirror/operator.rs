@@ -39,10 +39,10 @@ fn established(cluster: &Cluster) -> Result<(&Node, &Node)> {
 fn a_peers_copy_declared_bad_is_filled_whole() -> Result<()> {
     Cluster::run(options(), |cluster| {
         let (alpha, beta) = established(cluster)?;
-        // The copy is bad in a place that no bitmap knows.
+        // A bit has rotted, of which no bitmap knows.
         beta.terminate()?;
         let mut data = fs::read(beta.data("r0"))?;
-        data[32 << 20] ^= 1;
+        data[100] ^= 1;
         fs::write(beta.data("r0"), data)?;
         beta.start()?;
         alpha.wait_synced("r0")?;

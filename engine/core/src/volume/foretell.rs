@@ -8,7 +8,7 @@
 //!   it has heard: metadata stay as they are on both sides.
 
 use super::{
-    io::{Channel, CommandId, LinkId},
+    io::{Action, Channel, CommandId, LinkId},
     operator::OperatorAnswer,
     peer::Session,
     volume::{Broken, Volume},
@@ -85,8 +85,7 @@ impl Volume {
     /// The same, with a sentence that is no verdict.
     pub(crate) fn foretold(&mut self, peer: PeerIndex, text: String) {
         if let Some(waiting) = self.peer_mut(peer).foretelling.take() {
-            self.out
-                .push(super::io::Action::Answer { id: waiting.id, answer: OperatorAnswer::Foretold(text) });
+            self.out.push(Action::Answer { id: waiting.id, answer: OperatorAnswer::Foretold(text) });
         }
     }
 
@@ -122,22 +121,18 @@ impl Volume {
 
     /// On a probe only the peer's hello and its report count; nothing is sent but our hello.
     pub(crate) fn on_probe_frame(&mut self, peer: PeerIndex, frame: Frame) -> Result<(), Broken> {
-        match frame {
-            Frame::Hello(hello) => {
-                let checked = self.check_hello(peer, &hello)?;
-                if let Some(stranger) = checked {
-                    let text = stranger.explain(self.names(peer));
-                    self.end_probe(peer, text);
-                }
-            }
-            Frame::Report { view, .. } => {
-                let text = self.probe_verdict(peer, &view);
+        if let Frame::Hello(hello) = frame {
+            if let Some(stranger) = self.check_hello(peer, &hello)? {
+                let text = stranger.explain(self.names(peer));
                 self.end_probe(peer, text);
             }
-            Frame::Ping(time) => self.send(peer, Channel::Control, Frame::Pong(time)),
-            // What else a peer says at the start of a session is about one that will not begin.
-            _ => {}
+        } else if let Frame::Report { view, .. } = frame {
+            let text = self.probe_verdict(peer, &view);
+            self.end_probe(peer, text);
+        } else if let Frame::Ping(time) = frame {
+            self.send(peer, Channel::Control, Frame::Pong(time));
         }
+        // What else a peer says at the start of a session is about one that will not begin.
         Ok(())
     }
 

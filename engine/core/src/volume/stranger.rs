@@ -7,6 +7,7 @@
 //! operator's `resolve` on either side reaches the other. No report is exchanged before that, and no metadata change.
 
 use super::{
+    io::{Channel, Notice},
     operator::Discard,
     peer::{Comparing, Session},
     volume::Volume,
@@ -15,7 +16,6 @@ use super::{
 use crate::{
     generation::{verdict::Names, view::Wish},
     ids::{ClusterId, NodeId, PeerIndex, VolumeId},
-    volume::io::Channel,
 };
 
 /// What does not fit. Each variant holds both values.
@@ -90,7 +90,7 @@ impl Volume {
         state.stranger = Some(stranger);
         state.hello = Some(hello);
         if !known {
-            self.notice(super::io::Notice::Stranger(peer, text.clone()));
+            self.notice(Notice::Stranger(peer, text.clone()));
         }
         self.foretold(peer, text);
         if self.peer(peer).resolve == Some(Discard::Own) {
