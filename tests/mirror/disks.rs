@@ -143,6 +143,52 @@ fn truncated_files_are_refused() -> Result<()> {
     })
 }
 
+/// What `status` says that would mend it does mend it, also where the node remembers the volume.
+#[test]
+fn the_remedies_that_are_shown_work() -> Result<()> {
+    Cluster::run(two_volumes(), |cluster| {
+        let (alpha, beta) = established(cluster)?;
+        let blank = ["volume", "create", "r0", "--blank", "--yes", "r0"];
+        type Damage = fn(&Node) -> Result<()>;
+        let damages: [(&str, Damage); 4] = [
+            ("truncated", |beta| truncate(&beta.data("r0"), SIZE / 2)),
+            ("truncated", |beta| truncate(&beta.meta("r0"), 0)),
+            ("meta-damaged", |beta| Ok(fs::write(beta.meta("r0"), vec![0x55; 1 << 20])?)),
+            ("meta-missing", |beta| Ok(fs::remove_file(beta.meta("r0"))?)),
+        ];
+        for (code, damage) in damages {
+            beta.terminate()?;
+            damage(beta)?;
+            beta.start()?;
+            let status = beta.volume("r0")?;
+            let remedies: String = status.problems.iter().map(|problem| problem.remedy.as_str()).collect();
+            ensure!(status.has_problem(code), "{code} was due: {}", status.problem_texts());
+            ensure!(remedies.contains(&format!("evenkeel {}", blank.join(" "))), "{code}: {remedies}");
+            beta.ok(&blank)?;
+            alpha.wait_synced("r0").with_context(|| code.to_owned())?;
+            let status = beta.volume("r0")?;
+            ensure!(status.problems.is_empty(), "{code}: {}", status.problem_texts());
+        }
+        // Or the data are said to be good: a copy of its own, until one of the two is given up. Beta's is kept.
+        beta.terminate()?;
+        alpha.secondary("r0")?;
+        fs::remove_file(beta.meta("r0"))?;
+        beta.start()?;
+        beta.ok(&["volume", "create", "r0", "--adopt"])?;
+        alpha.wait_for("r0", "the copies are unrelated", |status| status.has_problem("unrelated"))?;
+        beta.ok(&["resolve", "r0", "--discard", "alpha"])?;
+        beta.wait_synced("r0")?;
+        let last = alpha.volume("r0")?.last_resync.context("a resync ended")?;
+        ensure!(
+            last.compared_bytes >= SIZE && last.reason.contains("alpha is resynced from beta"),
+            "{last:?}"
+        );
+        alpha.primary("r0")?;
+        beta.terminate()?;
+        comes_back(cluster, alpha, beta)
+    })
+}
+
 #[test]
 fn metadata_of_another_volume_or_node_are_refused() -> Result<()> {
     Cluster::run(two_volumes(), |cluster| {

@@ -338,7 +338,7 @@ impl Refusal {
             ),
             Self::Contradiction(which) => format!(
                 "The metadata of {} contradicts itself (G6): `evenkeel meta check` it, and if it is beyond repair \
-                 replace it with `evenkeel volume create --blank`.",
+                 stop that daemon, move its data and metadata away, and start it: a peer fills it.",
                 names.which(which)
             ),
             Self::NoGoodCopy => format!(

@@ -235,7 +235,7 @@ impl Volume {
                         found = found.0,
                         remembered = remembered.0
                     );
-                    self.notice(Notice::MetadataDamaged(text));
+                    self.notice(Notice::Older(text));
                 }
                 let region = pair.current().layout.log().bytes();
                 self.read_meta(ByteSpan { offset: region.start, len: region.end - region.start });

@@ -308,6 +308,8 @@ pub enum Notice {
     Stranger(PeerIndex, String),
     /// A part of the metadata was torn or damaged; what it would have said is taken as the worst.
     MetadataDamaged(String),
+    /// The metadata are older than this node remembers (D6); in words. Every block will be compared.
+    Older(String),
     /// The disk could not be opened; the text says why and what helps. The volume does nothing any more.
     NotOpened(OpenError),
     /// The own disk failed.

@@ -115,6 +115,11 @@ pub(super) fn open(
         Some(_) => settings.peers.clone(),
         None => peers_in_order(settings, memory.as_ref())?,
     };
+    // What is adopted begins a history of its own: it is no older or newer state of the copy that was here.
+    let (memory, former_term) = match made {
+        Some((_, Origin::Adopted(_))) => (None, memory.and_then(|memory| memory.term)),
+        Some((_, Origin::New | Origin::Blank)) | None => (memory, None),
+    };
     if let Some((how, origin)) = made {
         make(settings, memory.as_ref(), peers.len(), origin, data_there)?;
         tracing::info!(volume = settings.name, data = %shown.0, meta = %shown.1, "{how}");
@@ -126,7 +131,7 @@ pub(super) fn open(
         cluster: superblock.cluster,
         volume: superblock.volume,
         attach: memory.as_ref().map_or(AttachCounter(0), |memory| memory.attach),
-        term: memory.and_then(|memory| memory.term),
+        term: memory.map_or(former_term, |memory| memory.term),
         peers,
     };
     Ok(Files { data: opened.0, meta: opened.1, memory, made: made.map(|(how, _)| how) })
@@ -245,6 +250,9 @@ fn make(
         let _ = fs::remove_file(&place);
     }
     written.map_err(failed(meta))?;
+    if data_there && origin == Origin::Blank {
+        fit_data(settings)?;
+    }
     if !data_there {
         let options = OpenOptions {
             path: settings.data.clone(),
@@ -257,6 +265,18 @@ fn make(
         fs::rename(&place, meta)
             .and_then(|()| fs::File::open(folder_of(meta))?.sync_all())
             .map_err(failed(meta))?;
+    }
+    Ok(())
+}
+
+/// Data that are to be overwritten get the size of the volume, if they are a file of another one.
+fn fit_data(settings: &VolumeSettings) -> Result<(), Problem> {
+    let path = &settings.data;
+    let failed = |error: io::Error| system(path, "give it the size of the volume", &error);
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if metadata.is_file() && metadata.len() != settings.size_bytes {
+        let file = fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
+        file.set_len(settings.size_bytes).and_then(|()| file.sync_all()).map_err(failed)?;
     }
     Ok(())
 }
@@ -286,6 +306,15 @@ fn open_both(settings: &VolumeSettings) -> Result<(DiskFile, DiskFile), Problem>
         let options = OpenOptions { path: path.to_owned(), size_bytes: None, read_only: false };
         DiskFile::open(&options).map_err(|error| disk_problem(&error))
     };
+    let empty = |file: &str, path: &Path| {
+        let text = format!("the {file} {} are empty: they were truncated", path.display());
+        problem(ProblemCode::Truncated, text, &anew(&settings.name))
+    };
+    for (file, path) in [("data", &settings.data), ("metadata", &settings.meta)] {
+        if fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0) {
+            return Err(empty(file, path));
+        }
+    }
     let (data, meta) = (open(&settings.data)?, open(&settings.meta)?);
     let shape = data.shape();
     if shape.size_bytes < settings.size_bytes {
@@ -297,8 +326,7 @@ fn open_both(settings: &VolumeSettings) -> Result<(DiskFile, DiskFile), Problem>
                 shape.size_bytes,
                 settings.size_bytes
             ),
-            "put the right file or device there; a copy that has lost its end is made anew with \
-             `evenkeel volume create --blank`",
+            &anew(&settings.name),
         ));
     }
     if shape.kind == DiskKind::File && shape.size_bytes > settings.size_bytes {
@@ -374,11 +402,6 @@ fn disk_problem(error: &OpenError) -> Problem {
 
 /// Metadata that cannot be opened, for the operator.
 pub(super) fn meta_problem(settings: &VolumeSettings, error: &MetaError) -> Problem {
-    let name = &settings.name;
-    let anew = format!(
-        "put the right disk or file there; if it is lost: `evenkeel volume create {name} --blank --yes {name}`, and a \
-         peer fills it"
-    );
     let code = match error {
         MetaError::NotCreated | MetaError::NoGoodCopy { .. } => ProblemCode::MetaDamaged,
         MetaError::Refused { .. } | MetaError::Mixed => ProblemCode::Swapped,
@@ -387,5 +410,13 @@ pub(super) fn meta_problem(settings: &VolumeSettings, error: &MetaError) -> Prob
         MetaError::MetadataTruncated { .. } | MetaError::DataTruncated { .. } => ProblemCode::Truncated,
         MetaError::TakenOver { .. } => ProblemCode::Busy,
     };
-    problem(code, format!("{}: {error}", settings.meta.display()), &anew)
+    problem(code, format!("{}: {error}", settings.meta.display()), &anew(&settings.name))
+}
+
+/// What helps when a copy is not what it should be.
+fn anew(volume: &str) -> String {
+    format!(
+        "put the right disk or file there; if it is lost: `evenkeel volume create {volume} --blank --yes {volume}`, and \
+         a peer fills it"
+    )
 }

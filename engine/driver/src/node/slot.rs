@@ -195,6 +195,7 @@ impl Slot {
             peer_keys: peer_keys.clone(),
             events: thread.events.clone(),
             export: Rc::clone(&self.export),
+            made: files.made.is_some(),
             settings,
         });
         // The sender lives as long as the runner.

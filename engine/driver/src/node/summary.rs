@@ -289,8 +289,8 @@ fn stranger_problem(volume: &str, name: &str, stranger: &Stranger) -> (ProblemCo
         Stranger::OtherNode { .. } => (
             ProblemCode::CopiedDisk,
             format!(
-                "attach the disk that belongs to {name}; if it is lost, `evenkeel volume create {volume} --blank --yes \
-                 {volume}` there, and it is filled from here"
+                "attach the disk that belongs to {name}; if it is lost, stop {name}, move its data and metadata away, and \
+                 start it: it is filled from here"
             ),
         ),
     }
@@ -305,6 +305,12 @@ fn own_problems(volume: &str, runner: &Runner, core: &Status, peers: &[PeerStatu
              {volume} --blank --yes {volume}` and filled by a peer"
         );
         problems.push(about(ProblemCode::DiskFailed, text.clone(), remedy));
+    }
+    if let Some(text) = &runner.remarks().older
+        && core.disk != DiskState::UpToDate
+    {
+        let remedy = "connect a node with a good copy: this one is compared with it whole".to_owned();
+        problems.push(about(ProblemCode::Older, text.clone(), remedy));
     }
     for damage in &runner.remarks().damage {
         let remedy =

@@ -76,6 +76,8 @@ pub(super) struct Parts {
     pub(super) peer_keys: Vec<PeerKey>,
     pub(super) events: Events,
     pub(super) export: Rc<watch::Sender<ExportState>>,
+    /// The copy was made just now; what is remembered is of another one.
+    pub(super) made: bool,
 }
 
 /// See the module's head.
@@ -94,6 +96,8 @@ pub(super) struct Runner {
     endpoint: Rc<Endpoint>,
     timer: Timer,
     export: Rc<watch::Sender<ExportState>>,
+    /// The copy was made at this start.
+    made: bool,
     features: Arc<Features>,
     /// Said by the operator or by the end of the node: clients are refused whatever the volume says.
     closing: RefCell<Option<Arc<str>>>,
@@ -145,6 +149,7 @@ impl Runner {
             peer_keys,
             events,
             export,
+            made,
         } = parts;
         let remembered = Remembered {
             cluster: memory.cluster,
@@ -187,6 +192,7 @@ impl Runner {
             endpoint,
             timer: Timer::default(),
             export,
+            made,
             features,
             closing: RefCell::default(),
             clients: RefCell::default(),

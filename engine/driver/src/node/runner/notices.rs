@@ -26,6 +26,8 @@ pub(in crate::node) struct Remarks {
     pub(in crate::node) disk_failed: Option<String>,
     /// Damage in the metadata that the volume has got over.
     pub(in crate::node) damage: Vec<String>,
+    /// An older state of the copy was put back: how that was seen.
+    pub(in crate::node) older: Option<String>,
     /// When this node was primary.
     pub(in crate::node) reign: Reign,
     /// Of each peer.
@@ -81,6 +83,11 @@ impl Runner {
             Notice::MetadataDamaged(text) => {
                 remarks.damage.push(text.clone());
                 (None, "metadata-damaged", text)
+            }
+            Notice::Older(text) if self.made => (None, "made-anew", text),
+            Notice::Older(text) => {
+                remarks.older = Some(text.clone());
+                (None, "older", text)
             }
             Notice::SetBack { peer } => {
                 let text = "the peer has seen a later state of this copy: an older one was put back; it is compared whole";

@@ -1,7 +1,7 @@
 //! Who was primary last, as far as this node knows, and what a refused promotion says of it (P3).
 //!
-//! Known is what a peer said of itself in this run, and when it was last heard; and, over restarts, which node wrote
-//! the newest generation here.
+//! Known is what a peer said of itself in this run, and when it was lost; and, over restarts, which node wrote the newest
+//! generation here.
 
 use std::time::Duration;
 
