@@ -38,7 +38,7 @@ fn branch(view: &NodeView) -> Branch {
     };
     Branch {
         head: view.history.head(),
-        term: view.highest_term,
+        term: view.history.head().map(|head| head.term),
         primary: view.role.is_primary(),
         dirty_bytes: dirty_blocks.map(|blocks| blocks.saturating_mul(u64::from(view.block_bytes))),
         dirty_blocks,

@@ -116,7 +116,7 @@ pub struct Parted {
 pub struct Branch {
     /// The newest generation, and with it who wrote it as primary.
     pub head: Option<Generation>,
-    /// The highest term seen.
+    /// The term of that generation. (The highest term seen is the other's, once they have met.)
     pub term: Option<Term>,
     /// Whether that node is primary.
     pub primary: bool,

@@ -133,7 +133,7 @@ pub struct PartedStatus {
 pub struct BranchStatus {
     /// The newest generation.
     pub generation: Option<GenerationId>,
-    /// The number of the highest term that it has seen.
+    /// The number of the term of that generation.
     pub term: Option<u64>,
     /// Whether it is primary.
     pub primary: bool,
