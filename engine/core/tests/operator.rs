@@ -193,6 +193,25 @@ fn a_resync_of_an_unrelated_copy_goes_on_after_a_broken_link() {
 }
 
 #[test]
+fn a_disk_that_was_adopted_anew_can_win_over_a_peer_that_knew_the_former_one() {
+    for (keep, discard) in [(1, Discard::Own), (0, Discard::Peers)] {
+        let mut pair = in_sync();
+        assert_eq!(pair.command(0, OperatorCommand::Secondary { force: true }), OperatorAnswer::Done);
+        pair.crash(1);
+        pair.replace_disk(1, 7, Origin::Adopted(GenerationId(0xc3)));
+        pair.change_behind(1, 0, &[5; 4096]);
+        pair.restart(1);
+        pair.connect();
+        assert!(matches!(pair.status(0).peers[0].stranger, Some(Stranger::Unrelated { .. })));
+        let command = OperatorCommand::Resolve { peer: pair.peer(), discard };
+        assert_eq!(pair.command(0, command), OperatorAnswer::Done);
+        assert_eq!(pair.status(0).peers[0].replication, Replication::Established, "{keep} is kept");
+        assert_eq!(pair.data(0), pair.data(1));
+        assert_eq!(pair.data(0)[0], if keep == 1 { 5 } else { 1 });
+    }
+}
+
+#[test]
 fn one_node_id_twice_is_named_on_both_sides() {
     let mut pair = Pair::twins();
     let before = [pair.meta(0).to_vec(), pair.meta(1).to_vec()];

@@ -111,6 +111,11 @@ impl Volume {
             return false;
         }
         let Some(hello) = self.peer_mut(peer).hello.take() else { return false };
+        if self.store().peer_node(peer).is_some_and(|known| known != hello.from) {
+            // What is known of the disk that was there before is not about this one: by its counter a copy that was
+            // adopted would be taken for one that was set back.
+            self.store_mut().bind_peer(peer, hello.from);
+        }
         self.begin_comparing(peer, &hello);
         true
     }

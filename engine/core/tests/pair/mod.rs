@@ -153,6 +153,17 @@ impl Pair {
         pair
     }
 
+    /// The disk of a node that is down is replaced by one of this origin, with another node id.
+    pub(crate) fn replace_disk(&mut self, node: usize, id: u64, origin: Origin) {
+        assert!(self.nodes[node].volume.is_none(), "the node is down");
+        let geometry = Geometry::new(SIZE as u64, 4096, 64 << 10, 16).expect("valid");
+        let spec = CreateSpec { node: NodeId(id), geometry, peers: 1, origin };
+        self.nodes[node].meta = vec![0; META];
+        for (offset, bytes) in create(&spec).expect("valid").into_iter().flatten() {
+            put(&mut self.nodes[node].meta, offset, &bytes);
+        }
+    }
+
     fn made(settings: Settings, origins: [Origin; 2]) -> Self {
         let nodes = [1, 2].map(|id| {
             let mut meta = vec![0; META];
