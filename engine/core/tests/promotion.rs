@@ -177,6 +177,27 @@ fn g1_a_primary_that_lost_its_peer_answers_under_a_stable_generation_only() {
     }
 }
 
+/// The link flaps while the new generation is on its way: each loss is no excuse for the one before.
+#[test]
+fn g1_a_link_that_flaps_does_not_hurry_the_generation() {
+    for frames in 0..16 {
+        let mut pair = mirrored();
+        assert_eq!(pair.request(0, write(1, false)), Ok(RequestOutcome::Done));
+        pair.hold(0, Held::Meta);
+        pair.disconnect();
+        let request = pair.begin_request(0, write(2, true));
+        for _ in 0..2 {
+            pair.limit_frames(0, frames);
+            pair.connect();
+            pair.disconnect();
+            pair.unlimit_frames();
+            assert_eq!(pair.reply(request), None, "{frames} frames");
+        }
+        pair.release(0, Held::Meta);
+        assert_eq!(pair.reply(request), Some(Ok(RequestOutcome::Done)), "{frames} frames");
+    }
+}
+
 /// A generation never names data that a loss of power can take back.
 #[test]
 fn g1_the_data_are_stable_before_the_generation() {

@@ -129,6 +129,27 @@ fn p6_without_a_peer_the_right_is_kept_through_a_clean_shutdown() {
     assert_eq!(may(&mut pair), [true, false]);
 }
 
+/// Nothing was open any more when the power went, so nothing is missing; but somebody may have been promoted since.
+#[test]
+fn p7_a_primary_at_rest_whose_machine_lost_power_waits() {
+    for idle in [0, 1, 45] {
+        for seconds in [0, 1, 30, 100, 200] {
+            let mut pair = mirrored();
+            for _ in 0..idle {
+                // Three seconds; in two minutes idle extents are let go.
+                pair.pass_time();
+            }
+            pair.lose_power(0);
+            pair.crash(1);
+            pair.skip_time(seconds);
+            pair.restart(0);
+            pair.pass_time();
+            let what = format!("{} s idle, {seconds} s without power", 3 * idle);
+            assert_eq!(pair.status(0).role, Role::Secondary, "{what}");
+        }
+    }
+}
+
 #[test]
 fn p7_who_takes_its_role_up_again() {
     for (power, seconds, resumes) in

@@ -89,8 +89,9 @@ struct Node {
     stable: Vec<u8>,
     meta: Vec<u8>,
     wake: Option<Timestamp>,
-    /// Counts the boots of its kernel.
+    /// Counts the boots of its kernel, and when the last one was.
     boots: u64,
+    booted: Timestamp,
     /// Each lets the next action of its kind fail.
     failing: Vec<Fail>,
 }
@@ -184,6 +185,7 @@ impl Pair {
                 meta,
                 wake: None,
                 boots: 1,
+                booted: Timestamp(0),
                 failing: vec![],
             }
         });
@@ -239,7 +241,7 @@ impl Pair {
         let run = RunInfo {
             boot: BootId(u128::from(self.nodes[node].boots) << 8 | (node as u128 + 1)),
             instance: InstanceId(number),
-            boot_clock_nanos: self.now.0 / self.nodes[node].boots,
+            boot_clock_nanos: self.now.0 - self.nodes[node].booted.0,
             entropy: number << 64 | node as u128,
         };
         let files = FileFacts {
@@ -269,6 +271,7 @@ impl Pair {
         let this = &mut self.nodes[node];
         this.data.clone_from(&this.stable);
         this.boots += 1;
+        this.booted = self.now;
     }
 
     /// The next action of this kind on a node's disk fails.

@@ -70,6 +70,7 @@ struct Node {
     disk: Disk,
     wake: Option<Timestamp>,
     boots: u64,
+    booted: Timestamp,
 }
 
 /// See the module's head.
@@ -100,7 +101,7 @@ impl World {
             let spec =
                 CreateSpec { node: NodeId(node as u64 + 1), geometry, peers: nodes - 1, origin: Origin::New };
             let disk = Disk::new(create(&spec).expect("valid").into_iter().flatten());
-            Node { volume: None, disk, wake: None, boots: 1 }
+            Node { volume: None, disk, wake: None, boots: 1, booted: Timestamp(0) }
         };
         let mut world = Self {
             nodes: (0..nodes).map(fresh).collect(),
@@ -158,7 +159,7 @@ impl World {
         let run = RunInfo {
             boot: BootId(u128::from(boots) << 8 | (node as u128 + 1)),
             instance: InstanceId(number),
-            boot_clock_nanos: self.now.0 / boots,
+            boot_clock_nanos: self.now.0 - self.nodes[node].booted.0,
             entropy: number << 64 | node as u128,
         };
         let remembered = Remembered::default();
@@ -176,6 +177,7 @@ impl World {
         let disks = self.nodes[node].disk.crashed(crash);
         if crash == Crash::Power {
             dead.nodes[node].boots += 1;
+            dead.nodes[node].booted = self.now;
         }
         disks
             .into_iter()
@@ -230,6 +232,7 @@ impl World {
     pub(crate) fn take_disk(&mut self, node: usize, from: &Self) {
         self.nodes[node].disk = from.nodes[node].disk.clone();
         self.nodes[node].boots = from.nodes[node].boots;
+        self.nodes[node].booted = from.nodes[node].booted;
     }
 
     /// Changes a block of a disk behind the engine.
