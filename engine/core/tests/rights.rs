@@ -22,6 +22,7 @@ fn done(pair: &mut Pair, node: usize, command: OperatorCommand) {
 
 /// Which nodes take the role without force, each alone.
 fn may(pair: &mut Pair) -> [bool; 2] {
+    assert!(!(pair.status(0).entitled && pair.status(1).entitled), "one has the right");
     [0, 1].map(|node| pair.command(node, OperatorCommand::Primary(Force::No)) == OperatorAnswer::Done)
 }
 
@@ -170,4 +171,32 @@ fn p7_who_takes_its_role_up_again() {
         let refused = pair.command(0, OperatorCommand::Primary(Force::No)) != OperatorAnswer::Done;
         assert_eq!(refused, power, "power {power}, {seconds} s later: whether something may be missing");
     }
+}
+
+#[test]
+fn p2_the_heir_keeps_the_right_when_the_last_primary_is_back() {
+    let mut pair = mirrored();
+    done(&mut pair, 0, OperatorCommand::Shutdown);
+    pair.crash(0);
+    pair.restart(0);
+    pair.connect();
+    pair.pass_time();
+    assert_eq!((pair.status(0).entitled, pair.status(1).entitled), (false, true));
+    let peer = pair.peer();
+    done(&mut pair, 0, OperatorCommand::Disconnect(peer));
+    assert_eq!(may(&mut pair), [false, true]);
+}
+
+/// The heir has nothing to copy, and learns only by the head that another was promoted.
+#[test]
+fn p2_the_right_of_an_heir_ends_with_the_head_of_another() {
+    let mut pair = mirrored();
+    done(&mut pair, 0, OperatorCommand::Shutdown);
+    pair.crash(0);
+    pair.restart(0);
+    done(&mut pair, 0, OperatorCommand::Primary(Force::Yes));
+    pair.connect();
+    pair.pass_time();
+    assert_eq!(pair.moved_bytes, 0);
+    assert_eq!((pair.status(0).entitled, pair.status(1).entitled), (true, false));
 }

@@ -136,7 +136,8 @@ impl Store {
         superblock.flags.fresh = false;
         superblock.flags.consistent = true;
         superblock.flags.crashed_primary = false;
-        superblock.flags.entitled &= head.term.node == node;
+        // Under the same head nobody was promoted since: a right that was handed over stays (P2).
+        superblock.flags.entitled &= head.term.node == node || old == Some(head.id);
         Ok(())
     }
 }
