@@ -1,0 +1,61 @@
+//! What a test may choose: the volume's settings, and what of a disk fails or is slow.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use evenkeel_core::volume::{
+    config::{OnPeerLoss, Protocol},
+    io::{Action, Area},
+};
+
+/// Which action of a disk fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fail {
+    Read,
+    Write,
+    Flush,
+    Commit,
+}
+
+/// What of a node's disk is slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// Everything that is done to the data.
+    Data,
+    /// Only flushes of the data.
+    Flush,
+    /// Only writes of the data.
+    Write,
+    /// The metadata.
+    Meta,
+}
+
+impl Held {
+    pub(crate) fn takes(self, action: &Action) -> bool {
+        match action {
+            Action::Read { area: Area::Data, .. } => self == Self::Data,
+            Action::Write { .. } | Action::Zero { .. } => matches!(self, Self::Data | Self::Write),
+            Action::Flush { .. } => matches!(self, Self::Data | Self::Flush),
+            Action::Read { area: Area::Meta, .. } | Action::Commit { .. } => self == Self::Meta,
+            Action::Send { .. }
+            | Action::CloseLink { .. }
+            | Action::Reply { .. }
+            | Action::WakeAt(_)
+            | Action::Answer { .. }
+            | Action::Notice(_) => false,
+        }
+    }
+}
+
+/// What differs between the volumes of the tests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) protocol: Protocol,
+    pub(crate) on_peer_loss: OnPeerLoss,
+    pub(crate) max_inflight_writes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { protocol: Protocol::C, on_peer_loss: OnPeerLoss::Continue, max_inflight_writes: 1024 }
+    }
+}
