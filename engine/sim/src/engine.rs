@@ -70,6 +70,9 @@ pub trait Engine: Sized {
     /// Whether its frames are such that the codec takes them.
     const ENCODES: bool;
 
+    /// Whether a demotion ends when the images are equal on media (design P5), and not before.
+    const LEAVES_EQUAL: bool;
+
     /// Length of the metadata file in bytes for a device of this size and so many peers.
     fn meta_len(size_bytes: u64, peers: usize, settings: &Self::Settings) -> u64;
 

@@ -28,6 +28,7 @@ impl Engine for Volume {
 
     const INSPECTS: bool = true;
     const ENCODES: bool = true;
+    const LEAVES_EQUAL: bool = true;
 
     fn meta_len(size_bytes: u64, peers: usize, (): &()) -> u64 {
         let peers = PeerIndex::all().take(peers);

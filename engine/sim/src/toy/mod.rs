@@ -462,6 +462,7 @@ impl Engine for Toy {
 
     const INSPECTS: bool = false;
     const ENCODES: bool = false;
+    const LEAVES_EQUAL: bool = false;
 
     fn meta_len(_: u64, _: usize, _: &Self::Settings) -> u64 {
         record::META_BYTES

@@ -36,7 +36,8 @@ impl<E: Engine> World<'_, E> {
                 self.replication_changed(node, other, peer.replication);
             }
         }
-        let steps_down = status.role == Role::Secondary && status.disk == DiskState::UpToDate;
+        let steps_down =
+            E::LEAVES_EQUAL && status.role == Role::Secondary && status.disk == DiskState::UpToDate;
         if steps_down
             && before.as_ref().is_some_and(|old| old.role == Role::Primary && old.suspended.is_none())
         {
