@@ -16,7 +16,7 @@ use crate::tree::{LONGEST, Programs, SWITCH};
 /// Seeds that the simulator is given.
 pub(crate) const SEEDS: &str = "1..380";
 /// A program that runs longer than this has noticed: it hangs, and without a mutant it does not.
-const TIME_LIMIT: Duration = Duration::from_secs(240);
+const TIME_LIMIT: Duration = Duration::from_secs(400);
 /// Kilobytes of address space for each program: a mutant may forget to stop.
 const MEMORY_KILOBYTES: u32 = 8 << 20;
 /// Mutants that are judged at the same time; each program runs in one thread.
