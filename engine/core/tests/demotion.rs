@@ -100,3 +100,17 @@ fn p5_it_is_answered_when_everything_is_stable_on_both_nodes() {
         }
     }
 }
+
+/// Whoever leaves cleanly says that nothing is open: what it followed is stable before (P6).
+#[test]
+fn p6_a_secondary_that_leaves_has_everything_stable() {
+    let mut pair = primary_with(OnPeerLoss::Continue);
+    assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
+    pair.hold(1, Held::Flush);
+    let command = pair.begin_command(1, OperatorCommand::Shutdown);
+    assert_eq!(pair.answer(command), None);
+    assert_eq!(pair.stable_data(1)[0], 0);
+    pair.release(1, Held::Flush);
+    assert_eq!(pair.answer(command), Some(OperatorAnswer::Done));
+    assert_eq!(pair.stable_data(1)[0], 1);
+}
