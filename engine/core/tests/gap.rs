@@ -11,7 +11,7 @@ use evenkeel_core::volume::{
     operator::{Force, OperatorAnswer, OperatorCommand},
     span::ByteSpan,
 };
-use pair::Pair;
+use pair::{Held, Pair};
 
 const BLOCK: ByteSpan = ByteSpan { offset: 0, len: 4096 };
 
@@ -153,4 +153,24 @@ fn a_primary_that_is_always_a_little_late_still_finds_a_dead_peer() {
         pair.go_on();
     }
     assert_eq!(pair.reply(request), Some(Ok(RequestOutcome::Done)));
+}
+
+/// What was read before the gap may be old by the time at which it can be told.
+#[test]
+fn a_read_under_way_is_not_answered_before_the_peer_has_confirmed() {
+    let mut pair = stopped_primary();
+    pair.go_on();
+    pair.hold(0, Held::Data);
+    let read = pair.begin_request(0, ClientOperation::Read(BLOCK));
+    pair.stop(0);
+    pair.disconnect();
+    pair.pass_time();
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(pair.request(1, write(3)), Ok(RequestOutcome::Done));
+    pair.go_on();
+    pair.release(0, Held::Data);
+    assert_eq!(pair.reply(read), None, "it shows what was there before");
+    pair.connect();
+    pair.pass_time();
+    assert_eq!(pair.reply(read), Some(Err(RequestError::Shutdown)));
 }
