@@ -94,6 +94,22 @@ fn a_resync_keeps_to_the_limit_of_either_side() {
 }
 
 #[test]
+fn r5_a_resync_that_is_paused_stands_still_and_goes_on() {
+    let mut pair = in_sync_pair();
+    pair.disconnect();
+    assert_eq!(pair.write(0, 0, &vec![1; 1 << 20], false), Ok(RequestOutcome::Done));
+    assert_eq!(pair.command(1, OperatorCommand::PauseResync(true)), OperatorAnswer::Done);
+    pair.connect();
+    pair.pass_time();
+    assert_eq!((pair.moved_bytes, pair.status(1).disk), (0, DiskState::Inconsistent));
+    assert_eq!(pair.write(0, 2 << 20, &[2; 4096], false), Ok(RequestOutcome::Done), "it goes on beside");
+    assert_eq!(pair.command(1, OperatorCommand::PauseResync(false)), OperatorAnswer::Done);
+    pair.pass_time();
+    assert_eq!(pair.status(1).disk, DiskState::UpToDate);
+    assert_eq!(pair.data(0), pair.data(1));
+}
+
+#[test]
 fn the_dirty_map_shows_what_a_peer_lacks() {
     let mut pair = in_sync_pair();
     let map = |pair: &Pair, offset, len, limit| -> Vec<(u64, bool)> {
