@@ -62,6 +62,7 @@ impl Notices {
             | Notice::ProtocolError(..)
             | Notice::SetBack { .. }
             | Notice::Stranger(..)
+            | Notice::Older(_)
             | Notice::MetadataDamaged(_)
             | Notice::NotOpened(_)
             | Notice::ServedByPeer(_)
@@ -133,6 +134,8 @@ mod tests {
             index: PeerIndex::FIRST,
             connected: true,
             allowed: true,
+            stranger: None,
+            parted: None,
             apart: None,
             replication,
             role: None,
