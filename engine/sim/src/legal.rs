@@ -54,7 +54,9 @@ fn comes_in(kind: Kind) -> u8 {
             Frame::Report | Frame::Agree => TALKING | TARGET | ESTABLISHED,
             Frame::Ask | Frame::Answer | Frame::Mark | Frame::Leave | Frame::Ping | Frame::Pong => LINKED,
             Frame::Offer | Frame::Compare | Frame::Fetch | Frame::Fetched => ESTABLISHED,
-            Frame::Yield | Frame::Yielded | Frame::Outdate | Frame::Outdated => ESTABLISHED,
+            Frame::Yield | Frame::Yielded => ESTABLISHED,
+            // It may cross the beginning of a resync.
+            Frame::Outdate | Frame::Outdated => ESTABLISHED | TARGET | SOURCE,
             Frame::Adopted => ESTABLISHED | APART | VERIFY,
             Frame::Host => ESTABLISHED | APART,
             Frame::Discard | Frame::DiscardAnswer => APART | SPLIT,

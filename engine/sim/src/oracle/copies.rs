@@ -187,10 +187,11 @@ impl Copies {
         }
     }
 
-    /// What a node's copy calls itself.
-    pub(crate) fn shows(&mut self, node: usize, disk: DiskState) {
+    /// What a node's copy calls itself; `linked`: there is a peer on a link, whose target it may be about to become.
+    pub(crate) fn shows(&mut self, node: usize, disk: DiskState, linked: bool) {
         match disk {
             DiskState::Inconsistent | DiskState::Failed => self.unfit.insert(node),
+            DiskState::Outdated | DiskState::Consistent if linked => self.unfit.insert(node),
             DiskState::Outdated | DiskState::Consistent | DiskState::UpToDate => self.unfit.remove(node),
             // Not read yet, or not there: what was seen of it last is still true.
             DiskState::Diskless => {}
@@ -287,10 +288,12 @@ mod tests {
         copies.sees(0, 1, true);
         copies.acknowledged(0, true);
         assert!(copies.may_damage(0));
-        copies.shows(1, DiskState::Inconsistent);
-        copies.shows(1, DiskState::Diskless);
+        copies.shows(1, DiskState::Inconsistent, true);
+        copies.shows(1, DiskState::Diskless, false);
         assert!(!copies.may_damage(0), "the other one is half synced");
-        copies.shows(1, DiskState::UpToDate);
+        copies.shows(1, DiskState::Consistent, true);
+        assert!(!copies.may_damage(0), "it may be so at any moment");
+        copies.shows(1, DiskState::Consistent, false);
         assert!(copies.may_damage(0));
     }
 

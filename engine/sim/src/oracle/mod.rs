@@ -283,8 +283,8 @@ impl Oracle {
     }
 
     /// What a node's copy calls itself.
-    pub(crate) fn shows(&mut self, node: usize, disk: DiskState) {
-        self.copies.shows(node, disk);
+    pub(crate) fn shows(&mut self, node: usize, disk: DiskState, linked: bool) {
+        self.copies.shows(node, disk, linked);
     }
 
     /// Whether the fault atlas lets this node's copy be damaged.
@@ -539,6 +539,7 @@ impl Oracle {
     /// An older metadata file was put back on a node, or damaged.
     pub(crate) fn forget_metadata(&mut self, node: usize) {
         self.metadata.forget(node);
+        self.writers.forget(node);
     }
 
     /// Everything acknowledged is in this image, and nothing foreign (the end of a run).

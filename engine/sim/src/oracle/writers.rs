@@ -94,6 +94,11 @@ impl Writers {
         }
     }
 
+    /// A node's metadata are gone, or older ones in their place: its own line cannot be known from it any more.
+    pub(crate) fn forget(&mut self, node: usize) {
+        self.answered_in[node] = None;
+    }
+
     /// Who answered last.
     pub(crate) fn last(&self) -> Option<usize> {
         self.last.map(|(_, node)| node)

@@ -14,7 +14,8 @@ impl<E: Engine> World<'_, E> {
     pub(super) fn look(&mut self, node: usize) {
         let Some(engine) = &self.nodes[node].engine else { return };
         let status = engine.status();
-        self.oracle.shows(node, status.disk);
+        let linked = status.peers.iter().any(|peer| peer.connected);
+        self.oracle.shows(node, status.disk, linked);
         let before = self.nodes[node].status.replace(status);
         for peer in (0..self.plan.nodes).filter(|peer| *peer != node) {
             let in_sync = self.in_sync(node, peer);
@@ -170,10 +171,11 @@ impl<E: Engine> World<'_, E> {
             return;
         }
         for other in 0..self.plan.nodes {
+            // A node that is gone may have another disk by the time at which its primary hears of it.
             let counts = if other == node {
                 own_disk
             } else {
-                self.plan.protocol != Protocol::A && self.in_sync(node, other)
+                self.nodes[other].runs() && self.plan.protocol != Protocol::A && self.in_sync(node, other)
             };
             if counts {
                 self.oracle.stable_on(other, &self.nodes[other].disk.certain_data());
