@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -70,7 +70,16 @@ impl Fuse {
     /// # Errors
     /// It is in use, or nbdfuse met an error.
     pub fn unmount(mut self) -> Result<()> {
-        run(as_root("fusermount3")?.arg("-u").arg(&self.mountpoint))?.success()?;
+        // The kernel lets a loop device go only after `losetup -d` has ended, when nobody has it open any more.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let ended = run(as_root("fusermount3")?.arg("-u").arg(&self.mountpoint))?.success();
+            if ended.is_ok() || Instant::now() > deadline {
+                ended?;
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let status = wait_for_exit(&mut self.process, Duration::from_secs(30))?;
         ensure!(status.is_some_and(|status| status.success()), "nbdfuse ended with {status:?}");
         Ok(())

@@ -27,10 +27,10 @@ use super::{
 use crate::ids::{PeerIndex, Timestamp};
 
 /// A primary that peers follow is woken at least this often, so that nothing but standing still makes a gap.
-const TICK: Duration = Duration::from_millis(400);
+pub(crate) const TICK: Duration = Duration::from_millis(450);
 /// A primary that did nothing for longer than this was away. A peer may be forced when this node has not answered it
 /// for half a second (P3); a stop of so long is noticed wherever it falls.
-const GAP: Duration = Duration::from_millis(450);
+const GAP: Duration = Duration::from_millis(490);
 /// Whoever did nothing for longer than this, although it is woken once a second for its pings, gives its peers their
 /// full time again. Not after each short gap: a node too busy to be woken in time would never find a dead peer.
 const LONG_GAP: Duration = Duration::from_millis(1500);
