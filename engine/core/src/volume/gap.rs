@@ -27,6 +27,11 @@ use super::{
 use crate::ids::{PeerIndex, Timestamp};
 
 /// A primary that peers follow is woken at least this often, so that nothing but standing still makes a gap.
+/// A primary that nobody asked for this long is not woken for this any more: then only longer gaps are noticed.
+const IDLE: Duration = Duration::from_secs(10);
+/// What counts as a gap then.
+const IDLE_GAP: Duration = Duration::from_millis(1500);
+
 pub(crate) const TICK: Duration = Duration::from_millis(450);
 /// A primary that did nothing for longer than this was away. A peer may be forced when this node has not answered it
 /// for half a second (P3); a stop of so long is noticed wherever it falls.
@@ -47,7 +52,9 @@ impl Volume {
     /// Notices that this node was away, and gives its peers their full time again.
     pub(crate) fn note_gap(&mut self, now: Timestamp) {
         let gap = now.since(self.now);
-        if gap <= GAP || !matches!(self.stage, Stage::Running) {
+        if gap <= if self.next_tick().is_some() { GAP } else { IDLE_GAP }
+            || !matches!(self.stage, Stage::Running)
+        {
             return;
         }
         for peer in self.peer_indices() {
@@ -73,7 +80,8 @@ impl Volume {
     /// When a primary that peers follow is to be woken at the latest, so that it can tell a gap from idleness.
     pub(crate) fn next_tick(&self) -> Option<Timestamp> {
         let followed = self.peer_indices().any(|peer| self.is_led_from_here(peer));
-        followed.then(|| self.now.after(TICK))
+        let busy = self.now.since(self.asked_at) < IDLE;
+        (followed && busy).then(|| self.now.after(TICK))
     }
 
     /// A peer answers a ping; one that still follows and was asked after the gap has no other primary.
