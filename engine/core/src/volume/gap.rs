@@ -26,12 +26,12 @@ use super::{
 };
 use crate::ids::{PeerIndex, Timestamp};
 
-/// A primary that peers follow is woken at least this often, so that nothing but standing still makes a gap.
 /// A primary that nobody asked for this long is not woken for this any more: then only longer gaps are noticed.
 const IDLE: Duration = Duration::from_secs(10);
 /// What counts as a gap then.
 const IDLE_GAP: Duration = Duration::from_millis(1500);
 
+/// A primary that peers follow is woken at least this often, so that nothing but standing still makes a gap.
 pub(crate) const TICK: Duration = Duration::from_millis(450);
 /// A primary that did nothing for longer than this was away. A peer may be forced when this node has not answered it
 /// for half a second (P3); a stop of so long is noticed wherever it falls.
