@@ -123,11 +123,7 @@ impl Volume {
             return;
         }
         self.peer_mut(peer).resolve = Some(discard);
-        if discard == Discard::Own {
-            if !self.compare_with_stranger(peer) {
-                self.report_again(peer);
-            }
-        } else {
+        if discard == Discard::Peers || !self.compare_with_stranger(peer) {
             self.report_again(peer);
         }
         match discard {

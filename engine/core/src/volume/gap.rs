@@ -26,16 +26,13 @@ use super::{
 };
 use crate::ids::{PeerIndex, Timestamp};
 
-/// A primary that nobody asked for this long is not woken for this any more: then only longer gaps are noticed.
-const IDLE: Duration = Duration::from_secs(10);
-/// What counts as a gap then.
-const IDLE_GAP: Duration = Duration::from_millis(1500);
-
 /// A primary that peers follow is woken at least this often, so that nothing but standing still makes a gap.
-pub(crate) const TICK: Duration = Duration::from_millis(450);
+const TICK: Duration = Duration::from_millis(450);
 /// A primary that did nothing for longer than this was away. A peer may be forced when this node has not answered it
 /// for half a second (P3); a stop of so long is noticed wherever it falls.
 const GAP: Duration = Duration::from_millis(490);
+/// A primary that nobody asked for this long is not woken for that any more, and notices only a [`LONG_GAP`].
+const IDLE: Duration = Duration::from_secs(10);
 /// Whoever did nothing for longer than this, although it is woken once a second for its pings, gives its peers their
 /// full time again. Not after each short gap: a node too busy to be woken in time would never find a dead peer.
 const LONG_GAP: Duration = Duration::from_millis(1500);
@@ -52,9 +49,8 @@ impl Volume {
     /// Notices that this node was away, and gives its peers their full time again.
     pub(crate) fn note_gap(&mut self, now: Timestamp) {
         let gap = now.since(self.now);
-        if gap <= if self.next_tick().is_some() { GAP } else { IDLE_GAP }
-            || !matches!(self.stage, Stage::Running)
-        {
+        let is_short = gap <= GAP || gap <= LONG_GAP && self.next_tick().is_none();
+        if is_short || !matches!(self.stage, Stage::Running) {
             return;
         }
         for peer in self.peer_indices() {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::{
     DiskState, Role,
-    gap::TICK,
     io::{Action, Channel, LinkId},
     peer::Session,
     store::Then,
@@ -119,7 +118,7 @@ impl Volume {
                 self.close_link(peer, "nothing came for longer than peer_timeout");
             } else if owing {
                 self.close_link(peer, "an acknowledgement is due for longer than peer_timeout");
-            } else if self.now.since(self.peer(peer).pinged_at) >= self.ping_interval() {
+            } else if self.now.since(self.peer(peer).pinged_at) >= PING_INTERVAL {
                 self.peer_mut(peer).pinged_at = self.now;
                 let now = self.now;
                 self.send(peer, Channel::Control, Frame::Ping(now));
@@ -153,12 +152,6 @@ impl Volume {
         self.minute = (self.now, issued);
     }
 
-    /// Pings of a node that is woken more often anyway go with every second of those wakes: one less costs an idle node
-    /// less than a wake of its own.
-    fn ping_interval(&self) -> Duration {
-        if self.next_tick().is_some() { 2 * TICK } else { PING_INTERVAL }
-    }
-
     /// Notes since when a peer owes something, and asks to be woken at the next time that matters.
     pub(crate) fn set_wake(&mut self) {
         let mut next: Option<Timestamp> = None;
@@ -189,7 +182,6 @@ impl Volume {
         if self.counts_minutes() || self.stream.is_some() {
             at(self.minute_at());
         }
-        let ticks = self.next_tick().is_some();
         for peer in self.peer_indices() {
             if self.peer(peer).link.is_none() {
                 continue;
@@ -208,9 +200,7 @@ impl Volume {
             state.progress = progress;
             let (heard, pinged, owing) = (state.heard_at, state.pinged_at, state.owing_since);
             at(heard.after(self.config.peer_timeout));
-            if !ticks {
-                at(pinged.after(PING_INTERVAL));
-            }
+            at(pinged.after(PING_INTERVAL));
             if let Some(since) = owing {
                 at(since.after(self.config.peer_timeout));
             }
