@@ -7,33 +7,15 @@ use anyhow::{Context, Result, ensure};
 use evenkeel_tests::{
     cluster::{Cluster, ClusterOptions, Node, VolumeSpec},
     judge::{WriteId, convergence::images_equal, tag},
-    raw::Handshake,
 };
 
-const VOLUME: u32 = 1;
+use crate::data::{VOLUME, established, write};
+
 const SIZE: u64 = 64 << 20;
 
 fn two_volumes() -> ClusterOptions {
     let volume = |name: &str| VolumeSpec { name: name.to_owned(), ..VolumeSpec::default() };
     ClusterOptions { volumes: vec![volume("r0"), volume("r1")], ..ClusterOptions::default() }
-}
-
-/// Writes blocks that name this number, and flushes.
-fn write(node: &Node, volume: &str, number: u32, first: u64) -> Result<()> {
-    let mut connection = Handshake::open(&node.nbd())?.structured()?.go(volume)?;
-    let id = WriteId { client: 1, number };
-    connection.write(first * 512, &tag::content(VOLUME, id, first, 64))?;
-    connection.flush()?;
-    connection.disconnect()
-}
-
-/// Alpha is primary of r0 with data in it, and in sync with beta.
-fn established(cluster: &Cluster) -> Result<(&Node, &Node)> {
-    let (alpha, beta) = (&cluster.nodes[0], &cluster.nodes[1]);
-    alpha.wait_synced("r0")?;
-    alpha.primary("r0")?;
-    write(alpha, "r0", 1, 0)?;
-    Ok((alpha, beta))
 }
 
 /// Beta comes back with the files as they are now, is refused r0 for this reason, and serves the rest.

@@ -10,10 +10,10 @@ use evenkeel_tests::{
     cluster::{Cluster, ClusterOptions, Node, VolumeStatus},
     impostor::{Credentials, GREETING, Impostor, KNOCK, Relay, frame, greeting, message},
     judge::{WriteId, convergence::images_equal, tag},
-    raw::Handshake,
 };
 
-const VOLUME: u32 = 1;
+use crate::data::{VOLUME, write};
+
 /// A ping's number among the kinds of frames, and a hello's.
 const PING: u8 = 16;
 const HELLO: u8 = 1;
@@ -126,14 +126,6 @@ fn frames_of_an_old_session_end_the_new_one() -> Result<()> {
 }
 
 /// Writes blocks that name this number, and flushes.
-fn write(node: &Node, number: u32, first: u64) -> Result<()> {
-    let mut connection = Handshake::open(&node.nbd())?.structured()?.go("r0")?;
-    let id = WriteId { client: 1, number };
-    connection.write(first * 512, &tag::content(VOLUME, id, first, 64))?;
-    connection.flush()?;
-    connection.disconnect()
-}
-
 #[test]
 fn recorded_datagrams_change_nothing() -> Result<()> {
     Cluster::prepare(ClusterOptions::default(), |cluster| {
@@ -150,11 +142,11 @@ fn recorded_datagrams_change_nothing() -> Result<()> {
         alpha.wait_synced("r0")?;
         alpha.primary("r0")?;
         for number in 1..20 {
-            write(alpha, number, u64::from(number) * 100)?;
+            write(alpha, "r0", number, u64::from(number) * 100)?;
         }
         // The same blocks once more: what is replayed would bring the old contents back.
         for number in 1..20 {
-            write(alpha, 100 + number, u64::from(number) * 100)?;
+            write(alpha, "r0", 100 + number, u64::from(number) * 100)?;
         }
         let in_sync = || -> Result<()> {
             alpha.wait_synced("r0")?;
@@ -174,7 +166,7 @@ fn recorded_datagrams_change_nothing() -> Result<()> {
         alpha.wait_synced("r0")?;
         relay.replay()?;
         in_sync()?;
-        write(alpha, 200, 9000)?;
+        write(alpha, "r0", 200, 9000)?;
         alpha.secondary("r0")?;
         images_equal(VOLUME, &alpha.data("r0"), &beta.data("r0"))?;
         let data = fs::read(beta.data("r0"))?;

@@ -3,6 +3,7 @@
 
 mod chaos;
 mod clients;
+mod data;
 mod disks;
 mod failover;
 mod filesystem;

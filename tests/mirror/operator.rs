@@ -5,34 +5,17 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use evenkeel_tests::{
-    cluster::{Cluster, ClusterOptions, Node, VolumeSpec},
-    judge::{WriteId, convergence::images_equal, tag},
-    raw::Handshake,
+    cluster::{Cluster, ClusterOptions, VolumeSpec},
+    judge::convergence::images_equal,
 };
 
-const VOLUME: u32 = 1;
+use crate::data::{VOLUME, established, write};
+
 const SIZE: u64 = 64 << 20;
 
 fn options() -> ClusterOptions {
     let volume = VolumeSpec { lines: vec!["peer_timeout = \"2s\"".to_owned()], ..VolumeSpec::default() };
     ClusterOptions { volumes: vec![volume], ..ClusterOptions::default() }
-}
-
-fn write(node: &Node, number: u32, first: u64) -> Result<()> {
-    let mut connection = Handshake::open(&node.nbd())?.structured()?.go("r0")?;
-    let id = WriteId { client: 1, number };
-    connection.write(first * 512, &tag::content(VOLUME, id, first, 64))?;
-    connection.flush()?;
-    connection.disconnect()
-}
-
-/// Alpha is primary with data, in sync with beta.
-fn established(cluster: &Cluster) -> Result<(&Node, &Node)> {
-    let (alpha, beta) = (&cluster.nodes[0], &cluster.nodes[1]);
-    alpha.wait_synced("r0")?;
-    alpha.primary("r0")?;
-    write(alpha, 1, 0)?;
-    Ok((alpha, beta))
 }
 
 #[test]
@@ -78,7 +61,7 @@ fn a_handshake_is_foretold_and_nothing_moves() -> Result<()> {
         let shown = alpha.ok(&dry_run)?;
         ensure!(shown.contains("beta: ") && shown.contains("in sync"), "{shown}");
         alpha.ok(&["disconnect", "r0", "beta"])?;
-        write(alpha, 2, 4000)?;
+        write(alpha, "r0", 2, 4000)?;
         let state =
             || -> Result<[Vec<u8>; 2]> { Ok([fs::read(beta.meta("r0"))?, fs::read(beta.data("r0"))?]) };
         let before = state()?;
@@ -89,7 +72,7 @@ fn a_handshake_is_foretold_and_nothing_moves() -> Result<()> {
         alpha.refused(&["connect", "r0", "gamma", "--dry-run"], 3)?;
         // A split brain, still disconnected.
         beta.force_primary("r0")?;
-        write(beta, 3, 8000)?;
+        write(beta, "r0", 3, 8000)?;
         let before = state()?;
         let shown = alpha.ok(&["connect", "r0", "--dry-run"])?;
         ensure!(shown.contains("Split brain") && shown.contains("resolve"), "{shown}");
@@ -110,9 +93,9 @@ fn what_a_split_brain_would_lose_is_shown_from_both_sides() -> Result<()> {
         let (alpha, beta) = established(cluster)?;
         alpha.ok(&["disconnect", "r0"])?;
         beta.force_primary("r0")?;
-        write(alpha, 2, 4000)?;
-        write(beta, 3, 8000)?;
-        write(beta, 4, 9000)?;
+        write(alpha, "r0", 2, 4000)?;
+        write(beta, "r0", 3, 8000)?;
+        write(beta, "r0", 4, 9000)?;
         let generations = [alpha.volume("r0")?.generation, beta.volume("r0")?.generation];
         alpha.ok(&["connect", "r0"])?;
         for (node, peer) in [(alpha, "beta"), (beta, "alpha")] {

@@ -3,36 +3,24 @@
 
 mod pair;
 
-use bytes::Bytes;
 use evenkeel_core::volume::{
     config::{OnPeerLoss, Protocol},
     io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
-    operator::{Force, OperatorAnswer, OperatorCommand},
     span::ByteSpan,
 };
-use pair::{Fail, Held, Pair, Settings};
+use pair::{Fail, Held, Pair, Settings, write};
 
 const DONE: Result<RequestOutcome, RequestError> = Ok(RequestOutcome::Done);
 const BLOCK: ByteSpan = ByteSpan { offset: 0, len: 4096 };
 const SIZE: u64 = 4 << 20;
-
-fn primary(settings: Settings) -> Pair {
-    let mut pair = Pair::set_up(settings);
-    pair.connect();
-    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
-    pair
-}
-
-fn write(byte: u8) -> ClientOperation {
-    ClientOperation::Write { offset: 0, payload: Bytes::from(vec![byte; 4096]), fua: false }
-}
 
 /// Both ways to wait for admission: answers are withheld, or the limit of writes in flight is reached.
 #[test]
 fn w1_what_waits_is_dropped_with_its_client_and_only_that() {
     for by_limit in [false, true] {
         let on_peer_loss = OnPeerLoss::Suspend;
-        let mut pair = primary(Settings { on_peer_loss, max_inflight_writes: 1, ..Settings::default() });
+        let mut pair =
+            Pair::serving(Settings { on_peer_loss, max_inflight_writes: 1, ..Settings::default() });
         assert_eq!(pair.request(0, write(9)), DONE);
         if by_limit {
             pair.hold(0, Held::Data);
@@ -59,7 +47,7 @@ fn w1_what_waits_is_dropped_with_its_client_and_only_that() {
 
 #[test]
 fn w1_what_is_admitted_when_its_client_goes_is_carried_out() {
-    let mut pair = primary(Settings::default());
+    let mut pair = Pair::serving(Settings::default());
     pair.hold(1, Held::Data);
     pair.begin_request_of(2, 0, write(5));
     pair.client_gone(0, 2);
@@ -71,7 +59,8 @@ fn w1_what_is_admitted_when_its_client_goes_is_carried_out() {
 fn w1_requests_that_wait_keep_their_order() {
     for by_limit in [false, true] {
         let on_peer_loss = OnPeerLoss::Suspend;
-        let mut pair = primary(Settings { on_peer_loss, max_inflight_writes: 2, ..Settings::default() });
+        let mut pair =
+            Pair::serving(Settings { on_peer_loss, max_inflight_writes: 2, ..Settings::default() });
         if by_limit {
             pair.hold(0, Held::Data);
         } else {
@@ -101,7 +90,7 @@ fn w1_requests_that_wait_keep_their_order() {
 /// 16 slots of 64 KiB: an eighth is two extents.
 #[test]
 fn d9_a_large_request_is_split_and_ends() {
-    let mut pair = primary(Settings::default());
+    let mut pair = Pair::serving(Settings::default());
     assert_eq!(pair.request(0, write(1)), DONE);
     let whole = ByteSpan { offset: 512, len: SIZE - 1024 };
     let zero = |mode| ClientOperation::Zero { span: whole, mode, fua: false };
@@ -125,7 +114,7 @@ fn d9_a_large_request_is_split_and_ends() {
 #[test]
 fn w7_a_read_from_the_peer_shows_the_writes_before_it() {
     for protocol in [Protocol::A, Protocol::B, Protocol::C] {
-        let mut pair = primary(Settings { protocol, ..Settings::default() });
+        let mut pair = Pair::serving(Settings { protocol, ..Settings::default() });
         pair.hold(1, Held::Write);
         let write = pair.begin_request(0, write(4));
         assert_eq!(pair.reply(write).is_some(), protocol != Protocol::C, "{protocol:?}");

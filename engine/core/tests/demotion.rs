@@ -2,24 +2,16 @@
 
 mod pair;
 
-use bytes::Bytes;
 use evenkeel_core::volume::{
     Role,
     config::{OnPeerLoss, Protocol},
-    io::{ClientOperation, RequestError, RequestOutcome},
+    io::{RequestError, RequestOutcome},
     operator::{Force, OperatorAnswer, OperatorCommand},
 };
-use pair::{Held, Pair, Settings};
+use pair::{Held, Pair, Settings, write};
 
 fn primary_with(on_peer_loss: OnPeerLoss) -> Pair {
-    let mut pair = Pair::with(on_peer_loss);
-    pair.connect();
-    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
-    pair
-}
-
-fn write(byte: u8) -> ClientOperation {
-    ClientOperation::Write { offset: 0, payload: Bytes::from(vec![byte; 4096]), fua: false }
+    Pair::serving(Settings { on_peer_loss, ..Settings::default() })
 }
 
 #[test]

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use evenkeel_core::volume::{
     config::Protocol,
     io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
-    operator::{Force, OperatorAnswer, OperatorCommand},
     span::ByteSpan,
 };
 use pair::{Held, Pair, Settings};
@@ -14,10 +13,7 @@ use pair::{Held, Pair, Settings};
 const DONE: Result<RequestOutcome, RequestError> = Ok(RequestOutcome::Done);
 
 fn primary(protocol: Protocol) -> Pair {
-    let mut pair = Pair::set_up(Settings { protocol, ..Settings::default() });
-    pair.connect();
-    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
-    pair
+    Pair::serving(Settings { protocol, ..Settings::default() })
 }
 
 fn write(block: u64, byte: u8, fua: bool) -> ClientOperation {

@@ -4,26 +4,19 @@ mod pair;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use evenkeel_core::volume::{
     Replication, Role,
     io::{ClientOperation, RequestError, RequestOutcome},
     operator::{Force, OperatorAnswer, OperatorCommand},
     span::ByteSpan,
 };
-use pair::{Held, Pair};
+use pair::{Held, Pair, Settings, write};
 
 const BLOCK: ByteSpan = ByteSpan { offset: 0, len: 4096 };
 
-fn write(byte: u8) -> ClientOperation {
-    ClientOperation::Write { offset: 0, payload: Bytes::from(vec![byte; 4096]), fua: false }
-}
-
 /// A primary with a write that both nodes have, and that then stands still.
 fn stopped_primary() -> Pair {
-    let mut pair = Pair::new();
-    pair.connect();
-    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+    let mut pair = Pair::serving(Settings::default());
     assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
     pair.stop(0);
     pair

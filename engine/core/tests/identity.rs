@@ -11,19 +11,11 @@ use evenkeel_core::{
 };
 use pair::Pair;
 
-fn mirrored() -> Pair {
-    let mut pair = Pair::new();
-    pair.connect();
-    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
-    assert!(pair.write(0, 0, &[1; 4096], true).is_ok());
-    pair
-}
-
 /// Both files of a node are those of an hour ago; whoever it meets knows better.
 #[test]
 fn d6_a_copy_that_was_set_back_is_compared_whole_and_never_a_source() {
     for node in 0..2 {
-        let mut pair = mirrored();
+        let mut pair = Pair::mirrored();
         let old = pair.snapshot(node);
         for node in 0..2 {
             pair.crash(node);
@@ -52,7 +44,7 @@ fn d6_a_copy_that_was_set_back_is_compared_whole_and_never_a_source() {
 /// Nobody is met, but the state directory knows better.
 #[test]
 fn d6_a_copy_that_was_set_back_is_noticed_without_a_peer() {
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     let old = pair.snapshot(0);
     pair.crash(0);
     pair.restart(0);

@@ -12,10 +12,7 @@ use evenkeel_core::volume::{
 use pair::{Held, Pair, Settings};
 
 fn mirrored() -> Pair {
-    let mut pair = Pair::new();
-    pair.connect();
-    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
-    pair
+    Pair::serving(Settings::default())
 }
 
 #[test]

@@ -8,14 +8,6 @@ use evenkeel_core::volume::{
 };
 use pair::Pair;
 
-fn mirrored() -> Pair {
-    let mut pair = Pair::new();
-    pair.connect();
-    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
-    assert!(pair.write(0, 0, &[1; 4096], true).is_ok());
-    pair
-}
-
 fn done(pair: &mut Pair, node: usize, command: OperatorCommand) {
     assert_eq!(pair.command(node, command), OperatorAnswer::Done);
 }
@@ -29,30 +21,30 @@ fn may(pair: &mut Pair) -> [bool; 2] {
 #[test]
 fn p2_the_last_primary_has_the_right_and_nobody_else() {
     let secondary = OperatorCommand::Secondary { force: false };
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     pair.disconnect();
     assert_eq!(may(&mut pair), [true, false], "the primary itself");
 
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     done(&mut pair, 0, secondary.clone());
     pair.disconnect();
     assert_eq!(may(&mut pair), [true, false], "a cut after it became secondary");
 
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     done(&mut pair, 0, secondary.clone());
     done(&mut pair, 1, OperatorCommand::Primary(Force::No));
     done(&mut pair, 1, secondary.clone());
     pair.disconnect();
     assert_eq!(may(&mut pair), [false, true], "the role was handed over");
 
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     done(&mut pair, 0, secondary.clone());
     let peer = pair.peer();
     done(&mut pair, 0, OperatorCommand::Disconnect(peer));
     assert_eq!(pair.status(1).disk, DiskState::UpToDate, "it left on purpose");
     assert_eq!(may(&mut pair), [true, false], "UpToDate is not the right");
 
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     done(&mut pair, 0, secondary);
     done(&mut pair, 1, OperatorCommand::Disconnect(peer));
     assert_eq!(may(&mut pair), [true, false], "the other one left");
@@ -60,7 +52,7 @@ fn p2_the_last_primary_has_the_right_and_nobody_else() {
 
 #[test]
 fn p2_the_right_ends_when_another_was_promoted() {
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     pair.crash(0);
     done(&mut pair, 1, OperatorCommand::Primary(Force::Yes));
     pair.restart(0);
@@ -75,7 +67,7 @@ fn p2_the_right_ends_when_another_was_promoted() {
 
 #[test]
 fn p1_who_was_dropped_by_a_primary_is_durably_outdated() {
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     let peer = pair.peer();
     done(&mut pair, 0, OperatorCommand::Disconnect(peer));
     assert_eq!(pair.status(1).disk, DiskState::Outdated);
@@ -88,7 +80,7 @@ fn p1_who_was_dropped_by_a_primary_is_durably_outdated() {
 
 #[test]
 fn p1_a_secondary_whose_primary_vanished_doubts_its_copy() {
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     pair.crash(0);
     assert_eq!(pair.status(1).disk, DiskState::Consistent);
     assert!(matches!(pair.command(1, OperatorCommand::Primary(Force::No)), OperatorAnswer::Refused(_)));
@@ -101,7 +93,7 @@ fn p1_a_secondary_whose_primary_vanished_doubts_its_copy() {
 #[test]
 fn p6_a_clean_shutdown_leaves_the_right_on_one_node() {
     for (crash_of_heir, power) in [(false, false), (true, false), (true, true)] {
-        let mut pair = mirrored();
+        let mut pair = Pair::mirrored();
         done(&mut pair, 0, OperatorCommand::Shutdown);
         pair.crash(0);
         if crash_of_heir {
@@ -121,7 +113,7 @@ fn p6_a_clean_shutdown_leaves_the_right_on_one_node() {
 
 #[test]
 fn p6_without_a_peer_the_right_is_kept_through_a_clean_shutdown() {
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     pair.disconnect();
     done(&mut pair, 0, OperatorCommand::Shutdown);
     pair.lose_power(0);
@@ -135,7 +127,7 @@ fn p6_without_a_peer_the_right_is_kept_through_a_clean_shutdown() {
 fn p7_a_primary_at_rest_whose_machine_lost_power_waits() {
     for idle in [0, 1, 45] {
         for seconds in [0, 1, 30, 100, 200] {
-            let mut pair = mirrored();
+            let mut pair = Pair::mirrored();
             for _ in 0..idle {
                 // Three seconds; in two minutes idle extents are let go.
                 pair.pass_time();
@@ -156,7 +148,7 @@ fn p7_who_takes_its_role_up_again() {
     for (power, seconds, resumes) in
         [(false, 0, true), (false, 100, true), (false, 130, false), (true, 0, false)]
     {
-        let mut pair = mirrored();
+        let mut pair = Pair::mirrored();
         if power {
             pair.lose_power(0);
         } else {
@@ -175,7 +167,7 @@ fn p7_who_takes_its_role_up_again() {
 
 #[test]
 fn p2_the_heir_keeps_the_right_when_the_last_primary_is_back() {
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     done(&mut pair, 0, OperatorCommand::Shutdown);
     pair.crash(0);
     pair.restart(0);
@@ -190,7 +182,7 @@ fn p2_the_heir_keeps_the_right_when_the_last_primary_is_back() {
 /// The heir has nothing to copy, and learns only by the head that another was promoted.
 #[test]
 fn p2_the_right_of_an_heir_ends_with_the_head_of_another() {
-    let mut pair = mirrored();
+    let mut pair = Pair::mirrored();
     done(&mut pair, 0, OperatorCommand::Shutdown);
     pair.crash(0);
     pair.restart(0);

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 mod disks;
+mod serving;
 mod settings;
 
 use std::{
@@ -29,6 +30,8 @@ use evenkeel_core::{
     },
 };
 
+#[allow(unused_imports, reason = "each test file uses a part of it")]
+pub(crate) use serving::write;
 pub(crate) use settings::{Fail, Held, Settings};
 
 const SIZE: usize = 4 << 20;
