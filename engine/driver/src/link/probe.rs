@@ -25,8 +25,9 @@ use tokio::{
 /// Between two probes while writes are sent.
 const BUSY: Duration = Duration::from_millis(100);
 
-/// Between two probes otherwise.
-const IDLE: Duration = Duration::from_millis(500);
+/// Between two probes otherwise. Each wakes both nodes: twice as many made an idle node cost a thousandth of a core on
+/// some machines, which is all that it may.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// What is sent: not the beginning of any QUIC packet.
 const PROBE: [u8; 1] = [0];
