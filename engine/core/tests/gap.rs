@@ -81,7 +81,7 @@ fn forced_within(stop: Duration, mut meanwhile: impl FnMut(&mut Pair)) -> Pair {
     assert_eq!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
     assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
     // However long it was idle.
-    pair.pass(Duration::from_millis(8_250));
+    pair.pass(Duration::from_millis(60_250));
     pair.stop(0);
     let forced = pair.begin_command(1, OperatorCommand::Primary(Force::Yes));
     meanwhile(&mut pair);

@@ -156,7 +156,6 @@ impl Volume {
             confirming: Vec::new(),
             withheld_reads: Vec::new(),
             attached_at: now,
-            asked_at: now,
             minute: (now, Sequence::ZERO),
             quiescing: Vec::new(),
             withheld: Vec::new(),

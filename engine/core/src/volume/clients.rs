@@ -35,9 +35,7 @@ pub(crate) struct Waiting {
 
 impl Volume {
     pub(crate) fn on_request(&mut self, client: ClientId, id: RequestId, operation: ClientOperation) {
-        let since = self.now;
-        self.asked_at = since;
-        self.waiting.push_back(Waiting { client, id, operation, since });
+        self.waiting.push_back(Waiting { client, id, operation, since: self.now });
     }
 
     /// After each event: what waits when there is no role to wait for must not be carried out under a later one

@@ -31,8 +31,6 @@ const TICK: Duration = Duration::from_millis(450);
 /// A primary that did nothing for longer than this was away. A peer may be forced when this node has not answered it
 /// for half a second (P3); a stop of so long is noticed wherever it falls.
 const GAP: Duration = Duration::from_millis(490);
-/// A primary that nobody asked for this long is not woken for that any more, and notices only a [`LONG_GAP`].
-const IDLE: Duration = Duration::from_secs(10);
 /// Whoever did nothing for longer than this, although it is woken once a second for its pings, gives its peers their
 /// full time again. Not after each short gap: a node too busy to be woken in time would never find a dead peer.
 const LONG_GAP: Duration = Duration::from_millis(1500);
@@ -49,8 +47,7 @@ impl Volume {
     /// Notices that this node was away, and gives its peers their full time again.
     pub(crate) fn note_gap(&mut self, now: Timestamp) {
         let gap = now.since(self.now);
-        let is_short = gap <= GAP || gap <= LONG_GAP && self.next_tick().is_none();
-        if is_short || !matches!(self.stage, Stage::Running) {
+        if gap <= GAP || !matches!(self.stage, Stage::Running) {
             return;
         }
         for peer in self.peer_indices() {
@@ -76,8 +73,7 @@ impl Volume {
     /// When a primary that peers follow is to be woken at the latest, so that it can tell a gap from idleness.
     pub(crate) fn next_tick(&self) -> Option<Timestamp> {
         let followed = self.peer_indices().any(|peer| self.is_led_from_here(peer));
-        let busy = self.now.since(self.asked_at) < IDLE;
-        (followed && busy).then(|| self.now.after(TICK))
+        followed.then(|| self.now.after(TICK))
     }
 
     /// A peer answers a ping; one that still follows and was asked after the gap has no other primary.

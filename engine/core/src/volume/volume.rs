@@ -100,8 +100,6 @@ pub struct Volume {
     /// Reads whose answers wait for that.
     pub(crate) withheld_reads: Vec<WithheldRead>,
     pub(crate) attached_at: Timestamp,
-    /// When a client last asked for something.
-    pub(crate) asked_at: Timestamp,
     /// When the attach counter was last looked at, and what was issued then (D6).
     pub(crate) minute: (Timestamp, Sequence),
     /// Flushes that begin when nothing that this node follows is on its way to the disk any more.
