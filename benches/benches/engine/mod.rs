@@ -75,6 +75,7 @@ impl Cluster {
             name: "r0".to_owned(),
             node_name: format!("node{node}"),
             peer_names: vec!["peer".to_owned(); nodes - 1],
+            size_bytes_max: SIZE,
             protocol,
             on_peer_loss: OnPeerLoss::Continue,
             peer_timeout: Duration::from_secs(5),
@@ -144,9 +145,10 @@ impl Cluster {
                     let bytes = Bytes::copy_from_slice(&self.nodes[node].meta[at..end]);
                     (node, Event::ReadDone { tag, result: Ok(bytes) })
                 }
-                Action::Write { tag, .. } | Action::Zero { tag, .. } | Action::Flush { tag } => {
-                    (node, done(tag))
-                }
+                Action::Write { tag, .. }
+                | Action::Zero { tag, .. }
+                | Action::Flush { tag }
+                | Action::Extend { tag, .. } => (node, done(tag)),
                 Action::Commit { tag, pieces } => {
                     for (offset, bytes) in pieces {
                         put(&mut self.nodes[node].meta, offset, &bytes);

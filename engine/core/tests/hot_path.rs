@@ -78,6 +78,7 @@ impl Alone {
             name: "r0".to_owned(),
             node_name: "alpha".to_owned(),
             peer_names: vec!["beta".to_owned(); peers],
+            size_bytes_max: 1 << 40,
             protocol: Protocol::C,
             on_peer_loss: OnPeerLoss::Continue,
             peer_timeout: Duration::from_secs(5),
@@ -137,6 +138,7 @@ impl Alone {
                 }
                 Action::WakeAt(_) | Action::Notice(_) | Action::Answer { .. } => continue,
                 Action::Send { .. } | Action::CloseLink { .. } => panic!("there are no peers"),
+                Action::Extend { .. } => panic!("nothing grows here"),
             };
             self.volume.handle(self.now, event, actions);
         }

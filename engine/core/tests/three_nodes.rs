@@ -202,3 +202,23 @@ fn g10_a_primary_that_hears_of_a_higher_term_stops() {
     assert!(matches!(write, Some(Err(_))), "{write:?}");
     assert_eq!(trio.status(0).disk, DiskState::UpToDate, "its own copy is what it was");
 }
+
+#[test]
+fn a_volume_grows_on_all_three_and_on_one_that_was_away() {
+    let mut trio = formed();
+    let old = trio.status(0).size_bytes;
+    trio.crash(2);
+    trio.pass_time();
+    let new = old + (64 << 10) + 512;
+    assert_eq!(trio.command(0, OperatorCommand::Resize(new)), OperatorAnswer::Done);
+    assert_eq!([0, 1].map(|node| trio.status(node).size_bytes), [new; 2]);
+    assert_eq!(trio.write(0, old, &[9; 4096]), DONE);
+    trio.restart(2);
+    for other in [0, 1] {
+        trio.join(2, other);
+    }
+    trio.pass_time();
+    assert_eq!(trio.status(2).size_bytes, new);
+    assert_eq!(trio.request(0, ClientOperation::Flush), DONE);
+    all_well(&trio);
+}

@@ -27,6 +27,16 @@ pub(crate) enum Wish {
     Flush,
 }
 
+impl Wish {
+    /// Where on the device it ends.
+    pub(crate) fn end(&self) -> u64 {
+        match self {
+            Self::Read(span) | Self::Write { span, .. } | Self::Zero { span, .. } => span.end(),
+            Self::Flush => 0,
+        }
+    }
+}
+
 /// A request that waits for its answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -77,7 +87,7 @@ pub(crate) struct Clients {
     pub(crate) connections: Vec<Connection>,
     load: Load,
     seed: u64,
-    blocks: u64,
+    size_bytes: u64,
     issued: u32,
     next_id: u64,
     next_request: u64,
@@ -96,7 +106,7 @@ impl Clients {
             connections: (0..plan.load.connections).map(connection).collect(),
             load: plan.load.clone(),
             seed: plan.seed,
-            blocks: plan.size_bytes / 4096,
+            size_bytes: plan.size_bytes,
             issued: 0,
             next_id: 0,
             next_request: 0,
@@ -113,6 +123,11 @@ impl Clients {
         self.issued < self.load.requests
             && self.connections[connection].node.is_some()
             && self.connections[connection].waiting.len() < self.load.depth
+    }
+
+    /// The device has so many bytes now.
+    pub(crate) fn may_use(&mut self, size_bytes: u64) {
+        self.size_bytes = self.size_bytes.max(size_bytes);
     }
 
     /// No more requests from now on.
@@ -172,17 +187,19 @@ impl Clients {
 
     /// Few blocks are asked for often; most requests are whole blocks, some cut across them.
     fn span(&self, draws: &mut Stream) -> ByteSpan {
-        let total = self.blocks * 8;
+        let total = self.size_bytes / SECTOR as u64;
+        let blocks = total.div_ceil(8);
         let block = if draws.chance(1, 3) {
-            draws.below(self.blocks)
+            draws.below(blocks)
         } else {
-            draws.skewed(0, self.blocks - 1).wrapping_mul(0x9E37_79B1) % self.blocks
+            draws.skewed(0, blocks - 1).wrapping_mul(0x9E37_79B1) % blocks
         };
         let (first, count) = if draws.chance(2, 3) {
             (block * 8, 8 * draws.skewed(1, (self.load.max_sectors / 8).max(1)))
         } else {
             (block * 8 + draws.below(8), draws.skewed(1, self.load.max_sectors))
         };
+        let first = first.min(total - 1);
         let count = count.min(total - first);
         ByteSpan { offset: first * SECTOR as u64, len: count * SECTOR as u64 }
     }

@@ -144,12 +144,13 @@ pub(crate) enum Kind {
     SteerResync,
     Resolve,
     Verify,
+    Resize,
     Shutdown,
     Frame(FrameKind),
 }
 
 /// Those that are no frames.
-const PLAIN: [Kind; 21] = [
+const PLAIN: [Kind; 22] = [
     Kind::Read,
     Kind::Write,
     Kind::Zero,
@@ -170,6 +171,7 @@ const PLAIN: [Kind; 21] = [
     Kind::SteerResync,
     Kind::Resolve,
     Kind::Verify,
+    Kind::Resize,
     Kind::Shutdown,
 ];
 
@@ -204,6 +206,7 @@ impl Kind {
                 OperatorCommand::PauseResync(_) | OperatorCommand::LimitResync(_) => Self::SteerResync,
                 OperatorCommand::Resolve { .. } => Self::Resolve,
                 OperatorCommand::Verify { .. } => Self::Verify,
+                OperatorCommand::Resize(_) => Self::Resize,
                 OperatorCommand::Shutdown => Self::Shutdown,
             },
             Event::Frame { frame, .. } => Self::Frame(FrameKind::of(frame)),
@@ -239,6 +242,7 @@ fn peer_of(event: &Event) -> Option<PeerIndex> {
             | OperatorCommand::Invalidate
             | OperatorCommand::PauseResync(_)
             | OperatorCommand::LimitResync(_)
+            | OperatorCommand::Resize(_)
             | OperatorCommand::Shutdown => None,
         },
         Event::Request { .. }

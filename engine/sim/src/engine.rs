@@ -73,7 +73,7 @@ pub trait Engine: Sized {
     /// Whether a demotion ends when the images are equal on media (design P5), and not before.
     const LEAVES_EQUAL: bool;
 
-    /// Length of the metadata file in bytes for a device of this size and so many peers.
+    /// Length of the metadata file in bytes for a device that may grow to this size, and so many peers.
     fn meta_len(size_bytes: u64, peers: usize, settings: &Self::Settings) -> u64;
 
     /// The pieces of a freshly created metadata file; the caller makes them stable before it attaches.

@@ -6,7 +6,7 @@ use evenkeel_core::{
     ids::{AttachCounter, NodeId, PeerIndex, Timestamp},
     meta::{
         geometry::{Geometry, MIN_BLOCK_BYTES, MIN_EXTENT_BYTES, MIN_SLOTS},
-        layout::{Layout, SUPERBLOCK_BYTES, SUPERBLOCK_STRIDE},
+        layout::{Layout, PAGE_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_STRIDE},
         superblock_pair::{Expectations, SuperblockPair},
     },
     volume::{
@@ -31,8 +31,10 @@ impl Engine for Volume {
     const LEAVES_EQUAL: bool = true;
 
     fn meta_len(size_bytes: u64, peers: usize, (): &()) -> u64 {
-        let peers = PeerIndex::all().take(peers);
-        Layout::new(geometry(size_bytes), peers).expect("within the limits").end()
+        let geometry = geometry(size_bytes);
+        let layout = Layout::new(geometry, PeerIndex::all().take(peers)).expect("within the limits");
+        // A growth writes every bitmap anew, beside the old one.
+        layout.end() + peers as u64 * u64::from(geometry.bitmap_pages()) * PAGE_BYTES as u64
     }
 
     fn create(spec: &CreateSpec, (): &()) -> Vec<(u64, Bytes)> {

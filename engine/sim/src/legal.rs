@@ -54,7 +54,8 @@ fn comes_in(kind: Kind) -> u8 {
             Frame::Report | Frame::Agree => TALKING | TARGET | ESTABLISHED,
             Frame::Ask | Frame::Answer | Frame::Mark | Frame::Leave | Frame::Ping | Frame::Pong => LINKED,
             Frame::Offer | Frame::Compare | Frame::Fetch | Frame::Fetched => ESTABLISHED,
-            Frame::Yield | Frame::Yielded => ESTABLISHED,
+            Frame::Yield | Frame::Yielded | Frame::Grow => ESTABLISHED,
+            Frame::Grown => ESTABLISHED | VERIFY,
             // It may cross the beginning of a resync.
             Frame::Outdate | Frame::Outdated => ESTABLISHED | TARGET | SOURCE,
             Frame::Adopted => ESTABLISHED | APART | VERIFY,
@@ -90,6 +91,7 @@ fn comes_in(kind: Kind) -> u8 {
         | Kind::Invalidate
         | Kind::SteerResync
         | Kind::Verify
+        | Kind::Resize
         | Kind::Shutdown => ALL,
     }
 }
@@ -121,6 +123,7 @@ fn takes(standing: Standing, kind: Kind) -> bool {
             | Frame::Begin
             | Frame::Ready
             | Frame::Adopted
+            | Frame::Grown
             | Frame::Ask
             | Frame::Answer
             | Frame::Mark
@@ -128,6 +131,7 @@ fn takes(standing: Standing, kind: Kind) -> bool {
             // It may cross this node's own promotion.
             | Frame::Yield
             | Frame::Yielded
+            | Frame::Grow
             | Frame::Leave
             | Frame::Ping
             | Frame::Pong
@@ -152,6 +156,7 @@ fn takes(standing: Standing, kind: Kind) -> bool {
         | Kind::Connect
         | Kind::SteerResync
         | Kind::Verify
+        | Kind::Resize
         | Kind::Shutdown => true,
     }
 }

@@ -328,8 +328,8 @@ impl Refusal {
                 node.0
             ),
             Self::Size { mine, theirs } => format!(
-                "The volume has {mine} bytes on {} and {theirs} on {}: give it the same `size` on both, and data of that \
-                 size (G6).",
+                "The volume has {mine} bytes on {} and {theirs} on {}: the smaller one grows when its configuration \
+                 names that `size` too, and its disk has room (G6).",
                 names.mine, names.theirs
             ),
             Self::BlockSize { mine, theirs } => format!(

@@ -124,6 +124,14 @@ impl Geometry {
         Ok(Self { size_bytes, block_bytes, extent_bytes, slots })
     }
 
+    /// The same division of a volume of another size.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_size(&self, size_bytes: u64) -> Result<Self, GeometryError> {
+        Self::new(size_bytes, self.block_bytes, self.extent_bytes, self.slots)
+    }
+
     /// Bytes of the volume.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

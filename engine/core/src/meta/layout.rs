@@ -67,6 +67,14 @@ pub enum LayoutError {
     /// Not as many pages as the volume needs.
     #[error("a region has another size than the volume needs")]
     RegionSize,
+    /// A volume only grows.
+    #[error("a volume of {from} bytes cannot be resized to {to} bytes: a volume only grows")]
+    Shrunk {
+        /// Its size.
+        from: u64,
+        /// The size that was asked for.
+        to: u64,
+    },
     /// Longer than [`MAX_METADATA_BYTES`].
     #[error("the metadata would need more than {MAX_METADATA_BYTES} bytes")]
     TooLong,
@@ -139,6 +147,41 @@ impl Layout {
             layout.end = region.end();
         }
         if layout.end > MAX_METADATA_BYTES { Err(LayoutError::TooLong) } else { Ok(layout) }
+    }
+
+    /// The layout of the same volume once it has grown: every bitmap in a new place, clear of all regions of now, so
+    /// that both layouts are whole until a superblock names the new one. Places that an earlier growth has left are used
+    /// again.
+    ///
+    /// # Errors
+    /// [`LayoutError::Shrunk`], [`LayoutError::TooLong`], or [`LayoutError::Geometry`] for a size that is not possible.
+    pub fn grown_to(&self, size_bytes: u64) -> Result<Self, LayoutError> {
+        let from = self.geometry.size_bytes();
+        if size_bytes <= from {
+            return Err(LayoutError::Shrunk { from, to: size_bytes });
+        }
+        let geometry = self.geometry.with_size(size_bytes)?;
+        let mut taken: Vec<Region> =
+            std::iter::once(self.log).chain(self.bitmaps.into_iter().flatten()).collect();
+        let mut bitmaps = self.bitmaps;
+        for bitmap in bitmaps.iter_mut().flatten() {
+            taken.sort_unstable_by_key(|region| region.start);
+            let pages = u64::from(geometry.bitmap_pages());
+            let mut start = REGIONS_START;
+            for region in &taken {
+                if start + pages * PAGE <= region.start {
+                    break;
+                }
+                start = region.end();
+            }
+            *bitmap = Region { start, pages };
+            taken.push(*bitmap);
+        }
+        let end = bitmaps.iter().flatten().map(|region| region.end()).fold(self.log.end(), u64::max);
+        if end > MAX_METADATA_BYTES {
+            return Err(LayoutError::TooLong);
+        }
+        Ok(Self { geometry, log: self.log, bitmaps, end })
     }
 
     /// A layout as it was read from a superblock, checked in every part.
@@ -253,6 +296,29 @@ mod tests {
         assert_eq!(two.with_peer(peer(3)).unwrap(), two);
         let (geometry, log, bitmaps, end) = parts(&two);
         assert_eq!(Layout::from_parts(geometry, log, bitmaps, end), Ok(two));
+    }
+
+    #[test]
+    fn a_grown_layout_overlaps_nothing_of_the_old_one_and_old_places_are_used_again() {
+        let mut layout = Layout::new(geometry(), [peer(0), peer(1)]).unwrap();
+        let mut ends = Vec::new();
+        for gibibytes in 1025..1055 {
+            let grown = layout.grown_to(gibibytes << 30).unwrap();
+            let (geometry, log, bitmaps, end) = parts(&grown);
+            assert_eq!(Layout::from_parts(geometry, log, bitmaps, end), Ok(grown.clone()));
+            assert_eq!((grown.log(), grown.geometry().size_bytes()), (layout.log(), gibibytes << 30));
+            for new in grown.bitmaps.into_iter().flatten() {
+                for old in layout.bitmaps.into_iter().flatten() {
+                    assert!(new.bytes().end <= old.bytes().start || old.bytes().end <= new.bytes().start);
+                }
+            }
+            ends.push(end);
+            layout = grown;
+        }
+        let bitmaps = 2 * u64::from(layout.geometry().bitmap_pages()) * PAGE;
+        assert!(ends.iter().all(|end| *end <= layout.log().end() + 3 * bitmaps), "{ends:?}");
+        let same = layout.geometry().size_bytes();
+        assert!(matches!(layout.grown_to(same), Err(LayoutError::Shrunk { .. })));
     }
 
     #[test]

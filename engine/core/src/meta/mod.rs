@@ -28,6 +28,8 @@ pub mod dirty_bitmap;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod geometry;
+#[cfg(test)]
+mod growth_tests;
 pub mod header;
 pub mod layout;
 pub mod report;

@@ -52,6 +52,7 @@ impl Volume {
                 self.pace.set_limit(limit);
                 self.answer(id, Ok(()));
             }
+            OperatorCommand::Resize(size_bytes) => self.resize(id, size_bytes),
             OperatorCommand::Verify { peer, repair } => self.begin_verify(id, peer, repair),
             OperatorCommand::Resolve { peer, discard } => self.resolve(id, peer, discard),
         }
@@ -204,5 +205,6 @@ impl Volume {
             self.answer(id, Err("the connection was lost before the peer had answered; try again"));
         }
         self.on_invalidate_peer_gone(peer);
+        self.on_growing_peer_gone(peer);
     }
 }

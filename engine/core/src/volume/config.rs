@@ -33,6 +33,8 @@ pub struct VolumeConfig {
     pub node_name: String,
     /// Names of the peers by their index.
     pub peer_names: Vec<String>,
+    /// The size that the configuration names, in bytes; the volume may grow up to it.
+    pub size_bytes_max: u64,
     /// When a write is answered.
     pub protocol: Protocol,
     /// What happens when a peer is lost.

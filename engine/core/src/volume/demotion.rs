@@ -201,6 +201,7 @@ impl Volume {
 
     pub(crate) fn on_closed_cleanly(&mut self) {
         self.stage = Stage::Closed;
+        self.abandon_growth("the volume was closed");
         let id = self.demotion.take().and_then(|demotion| demotion.id);
         self.answer_maybe(id, Ok(()));
     }

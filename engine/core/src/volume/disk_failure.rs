@@ -68,6 +68,7 @@ impl Volume {
         self.generation_due = false;
         self.resumption = None;
         self.end_verify(Err(OWN_DISK_FAILED));
+        self.abandon_growth(OWN_DISK_FAILED);
         if self.store.is_none() {
             return;
         }

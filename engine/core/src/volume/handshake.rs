@@ -237,6 +237,9 @@ impl Volume {
 
     /// Concludes from the two newest reports and says so.
     fn conclude(&mut self, peer: PeerIndex) {
+        if self.growth.is_under_way() {
+            return;
+        }
         let Session::Comparing(comparing) = &mut self.peer_mut(peer).session else { return };
         let Some((theirs, view)) = &comparing.theirs else { return };
         if comparing.concluded.is_some() {
@@ -255,6 +258,7 @@ impl Volume {
         let verdict = decide(&comparing.own_view, view);
         let (own, theirs) = (comparing.own_number, *theirs);
         comparing.concluded = Some((own, theirs, verdict));
+        self.note_size(peer, verdict);
         self.foretold_verdict(peer, verdict);
         self.send(peer, Channel::Control, Frame::Agree { own, theirs, verdict });
         self.act_when_agreed(peer);

@@ -222,6 +222,16 @@ pub enum Action {
         /// Stable before the answer.
         fua: bool,
     },
+    /// Make room for a larger volume; answered by [`Event::DiskDone`]. Nothing of the volume lies there yet, so a
+    /// failure is not one of the disk.
+    Extend {
+        /// For the answer.
+        tag: DiskTag,
+        /// These bytes of the data exist and read as zeroes, on stable media.
+        data: ByteSpan,
+        /// The metadata file can hold so many bytes.
+        meta_bytes: u64,
+    },
     /// Make every data write that was answered before this action stable; answered by [`Event::DiskDone`].
     Flush {
         /// For the answer.
@@ -314,6 +324,10 @@ pub enum Notice {
     NotOpened(OpenError),
     /// The own disk failed.
     DiskFailed(Area, DiskError),
+    /// The volume has grown to so many bytes.
+    Grown(u64),
+    /// The volume was to grow, and did not; in words.
+    NotGrown(String),
     /// The own disk failed, and this primary goes on through the peer: the only copy is there (W7).
     ServedByPeer(PeerIndex),
     /// Bytes of the own disk cannot be read; what asked for them got them elsewhere, or failed.

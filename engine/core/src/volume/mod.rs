@@ -21,6 +21,7 @@ mod follow;
 mod foretell;
 mod gap;
 mod generations;
+mod growth;
 mod handshake;
 mod host;
 mod invalidation;

@@ -126,6 +126,8 @@ pub(crate) enum Purpose {
     TargetRead { peer: PeerIndex, link: LinkId, pull: u64 },
     /// One of the writes of a resync block run.
     TargetWrite { operation: Key },
+    /// Room for a larger volume.
+    Extend,
     /// The target's flush after which what it has stored is settled.
     TargetFlush { peer: PeerIndex, link: LinkId },
 }

@@ -57,6 +57,8 @@ pub enum OperatorCommand {
         /// Whose changes are discarded.
         discard: Discard,
     },
+    /// The volume grows to so many bytes, here and on every peer in sync.
+    Resize(u64),
     /// Leave cleanly (P6): as `Secondary { force: true }`, then the clean-shutdown record.
     Shutdown,
 }

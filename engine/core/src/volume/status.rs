@@ -9,6 +9,8 @@ use crate::{
 /// What a volume is at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
+    /// The size that is in force, in bytes; zero while the metadata are not open.
+    pub size_bytes: u64,
     /// Own id, once the metadata is read.
     pub node: Option<NodeId>,
     /// Own role.

@@ -17,6 +17,7 @@ use super::{
     entropy::Entropy,
     flush::Flushes,
     gap::WithheldRead,
+    growth::Growing,
     io::{Action, Channel, CommandId, DiskError, DiskTag, Event, LinkId, Notice},
     operation::{Operation, Purpose, Request},
     pace::Pace,
@@ -71,6 +72,7 @@ pub struct Volume {
     /// What clients have done; `held` is counted when it is asked for.
     pub(crate) io: IoCounters,
     pub(crate) verify: Option<Verify>,
+    pub(crate) growth: Growing,
     /// With three nodes: the leader whose writes are applied here, and on which link (see `survivors`).
     pub(crate) stream: Option<(PeerIndex, LinkId)>,
     /// The peer that takes over because the own disk failed.
@@ -179,6 +181,7 @@ impl Volume {
             self.advance_pulls();
             self.advance_verify();
             self.advance_resumption();
+            self.advance_growth();
             self.keep_company();
             self.tell_word();
             self.make_room_in_log();
@@ -266,6 +269,7 @@ impl Volume {
             Purpose::HostFlush { peer, link } => self.on_host_flush_done(peer, link, result),
             Purpose::TargetWrite { operation } => self.on_target_write_done(operation, result),
             Purpose::TargetFlush { peer, link } => self.on_target_flush_done(peer, link, result),
+            Purpose::Extend => self.on_extended(result),
         }
     }
 
@@ -294,6 +298,7 @@ impl Volume {
             | Purpose::FollowerFlush { .. }
             | Purpose::HostFlush { .. }
             | Purpose::TargetWrite { .. }
+            | Purpose::Extend
             | Purpose::TargetFlush { .. } => panic!("a write ended as a read: {purpose:?}"),
         }
     }
@@ -335,6 +340,11 @@ impl Volume {
             }
             (Channel::Control, Frame::Host { generation, parent, after }) => {
                 self.on_host(peer, generation, parent, after)
+            }
+            (Channel::Control, Frame::Grow { step, size_bytes }) => self.on_grow(peer, step, size_bytes),
+            (Channel::Control, Frame::Grown { step, size_bytes, done }) => {
+                self.on_grown(peer, step, size_bytes, done);
+                Ok(())
             }
             (Channel::Control, Frame::Ask(term)) => self.on_ask(peer, term),
             (Channel::Control, Frame::Answer { term, refusal }) => self.on_answer(peer, term, refusal),
@@ -478,6 +488,7 @@ impl Volume {
             Then::TargetMarked { operation } => self.on_target_marked(operation),
             Then::SetBackNoted => self.on_set_back_noted(),
             Then::CounterShown => self.tell_mark(),
+            Then::Grown => self.on_size_stable(),
             Then::Answered(id) => self.answer(id, Ok(())),
             Then::Invalidated { peer, link } => self.on_invalidated(peer, link),
         }
@@ -528,6 +539,7 @@ impl Volume {
             resync: peer.progress_of_resync().map(|progress| progress.at(self.now)),
         });
         Status {
+            size_bytes: store.map_or(0, Store::size_bytes),
             node: store.map(Store::node),
             role: self.role,
             disk: self.disk,

@@ -91,6 +91,22 @@ pub enum Frame {
         /// The last write that was sent on this link; all up to it are to be applied before.
         after: Sequence,
     },
+    /// The volume is to grow to this size: take this step. Sent to peers that follow and are in sync.
+    Grow {
+        /// Which step.
+        step: GrowthStep,
+        /// The size in bytes.
+        size_bytes: u64,
+    },
+    /// The step is taken, and what it brought is stable; or it cannot be.
+    Grown {
+        /// Which step.
+        step: GrowthStep,
+        /// The size in bytes.
+        size_bytes: u64,
+        /// Whether it is taken.
+        done: bool,
+    },
     /// May the sender become primary with this term (P3)?
     Ask(Term),
     /// The answer: granted, or the reason why not.
@@ -297,6 +313,15 @@ pub enum Refusal {
     SplitBrain,
     /// It is in sync with another node, which is primary.
     HasPrimary,
+}
+
+/// A step of a volume's growth. The first can fail, and then nothing has changed anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrowthStep {
+    /// Make room: the data file reads as zeroes up to the new size, the metadata file can be as long as it must.
+    Room,
+    /// Take the size.
+    Size,
 }
 
 /// Why a node does not give up its copy for a peer.

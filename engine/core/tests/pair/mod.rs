@@ -5,6 +5,7 @@
 mod disks;
 mod serving;
 mod settings;
+mod slow;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,7 +35,7 @@ use evenkeel_core::{
 pub(crate) use serving::write;
 pub(crate) use settings::{Fail, Held, Settings};
 
-const SIZE: usize = 4 << 20;
+pub(crate) const SIZE: usize = 4 << 20;
 const META: usize = 1 << 20;
 
 /// A node: its process, if it lives, and its disk.
@@ -163,6 +164,7 @@ impl Pair {
             name: "r0".to_owned(),
             node_name: ["alpha", "beta"][node].to_owned(),
             peer_names: vec![["beta", "alpha"][node].to_owned()],
+            size_bytes_max: 2 * SIZE as u64,
             protocol: self.settings.protocol,
             on_peer_loss: self.settings.on_peer_loss,
             peer_timeout: Duration::from_secs(5),
@@ -180,7 +182,7 @@ impl Pair {
         };
         let files = FileFacts {
             meta_bytes: META as u64,
-            data_bytes: SIZE as u64,
+            data_bytes: self.nodes[node].data.len() as u64,
             reads_media: false,
             remembered: self.remembered[node],
         };
@@ -311,23 +313,6 @@ impl Pair {
         self.answers.remove(&id)
     }
 
-    /// From now on this part of a node's disk does nothing that it is told before [`Pair::release`].
-    pub(crate) fn hold(&mut self, node: usize, part: Held) {
-        self.held.push((node, part));
-    }
-
-    pub(crate) fn release(&mut self, node: usize, part: Held) {
-        self.held.retain(|held| *held != (node, part));
-        for (of, why, action) in std::mem::take(&mut self.late) {
-            if (of, why) == (node, part) {
-                self.carry_out(of, vec![action]);
-            } else {
-                self.late.push((of, why, action));
-            }
-        }
-        self.run();
-    }
-
     pub(crate) fn write(
         &mut self,
         node: usize,
@@ -350,11 +335,6 @@ impl Pair {
     /// Asks for something whose answer may come later.
     pub(crate) fn begin_request(&mut self, node: usize, operation: ClientOperation) -> u64 {
         self.begin_request_of(1, node, operation)
-    }
-
-    /// So many actions of this part of a node's disk wait.
-    pub(crate) fn held_actions(&self, node: usize, part: Held) -> usize {
-        self.late.iter().filter(|(of, why, _)| (*of, *why) == (node, part)).count()
     }
 
     /// What has come before comes again.
@@ -482,6 +462,7 @@ impl Pair {
                 }
                 Action::Write { tag, .. } if self.takes_failure(node, Fail::Write) => Some(failed(*tag)),
                 Action::Flush { tag } if self.takes_failure(node, Fail::Flush) => Some(failed(*tag)),
+                Action::Extend { tag, .. } if self.takes_failure(node, Fail::Extend) => Some(failed(*tag)),
                 Action::Commit { tag, .. } if self.takes_failure(node, Fail::Commit) => Some(failed(*tag)),
                 _ => None,
             };
@@ -518,6 +499,15 @@ impl Pair {
                 }
                 Action::Flush { tag } => {
                     disk.stable.clone_from(&disk.data);
+                    done(tag)
+                }
+                Action::Extend { tag, data, meta_bytes } => {
+                    assert!(meta_bytes <= META as u64, "the metadata have room");
+                    let end = usize::try_from(data.end()).expect("small");
+                    for image in [&mut disk.data, &mut disk.stable] {
+                        image.resize(image.len().max(end), 0xEE);
+                        image[usize::try_from(data.offset).expect("small")..end].fill(0);
+                    }
                     done(tag)
                 }
                 Action::Commit { tag, pieces } => {

@@ -13,6 +13,7 @@ pub(crate) enum Fail {
     Read,
     Write,
     Flush,
+    Extend,
     Commit,
 }
 
@@ -33,7 +34,9 @@ impl Held {
     pub(crate) fn takes(self, action: &Action) -> bool {
         match action {
             Action::Read { area: Area::Data, .. } => self == Self::Data,
-            Action::Write { .. } | Action::Zero { .. } => matches!(self, Self::Data | Self::Write),
+            Action::Write { .. } | Action::Zero { .. } | Action::Extend { .. } => {
+                matches!(self, Self::Data | Self::Write)
+            }
             Action::Flush { .. } => matches!(self, Self::Data | Self::Flush),
             Action::Read { area: Area::Meta, .. } | Action::Commit { .. } => self == Self::Meta,
             Action::Send { .. }

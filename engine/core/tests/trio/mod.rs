@@ -114,6 +114,7 @@ impl Trio {
             name: "r0".to_owned(),
             node_name: NAMES[node].to_owned(),
             peer_names: peers.map(|peer| NAMES[peer].to_owned()).collect(),
+            size_bytes_max: 2 * SIZE as u64,
             protocol: Protocol::C,
             on_peer_loss: OnPeerLoss::Continue,
             peer_timeout: Duration::from_secs(5),
@@ -131,7 +132,7 @@ impl Trio {
         };
         let files = FileFacts {
             meta_bytes: META as u64,
-            data_bytes: SIZE as u64,
+            data_bytes: self.nodes[node].data.len() as u64,
             reads_media: false,
             remembered: Remembered::default(),
         };
@@ -311,6 +312,13 @@ impl Trio {
                 Action::Zero { tag, span, .. } => {
                     let zeroes = vec![0; usize::try_from(span.len).expect("small")];
                     put(&mut disk.data, span.offset, &zeroes);
+                    done(tag)
+                }
+                Action::Extend { tag, data, .. } => {
+                    let end = usize::try_from(data.end()).expect("small");
+                    for image in [&mut disk.data, &mut disk.stable] {
+                        image.resize(image.len().max(end), 0);
+                    }
                     done(tag)
                 }
                 Action::Flush { tag } => {

@@ -174,6 +174,7 @@ impl Disk {
             }
             Action::Flush { tag } => (tag, Job::Flush { issued: self.answered }),
             Action::Commit { tag, pieces } => (tag, Job::Commit(pieces)),
+            Action::Extend { .. } => panic!("nothing grows here"),
             Action::Send { .. }
             | Action::CloseLink { .. }
             | Action::Reply { .. }

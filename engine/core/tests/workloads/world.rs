@@ -146,6 +146,7 @@ impl World {
                 .filter(|&peer| peer != node)
                 .map(|peer| NAMES[peer].to_owned())
                 .collect(),
+            size_bytes_max: SIZE,
             protocol: self.protocol,
             on_peer_loss: OnPeerLoss::Continue,
             peer_timeout: Duration::from_secs(5),
@@ -380,6 +381,7 @@ impl World {
                     }
                 }
                 Action::Read { .. }
+                | Action::Extend { .. }
                 | Action::Write { .. }
                 | Action::Zero { .. }
                 | Action::Flush { .. }

@@ -61,6 +61,8 @@ pub(super) fn frame_bytes(frame: &Frame) -> usize {
         | Frame::DiscardAnswer(_)
         | Frame::Invalidate
         | Frame::InvalidateAnswer(_)
+        | Frame::Grow { .. }
+        | Frame::Grown { .. }
         | Frame::Adopted(_)
         | Frame::Host { .. }
         | Frame::Ask(_)

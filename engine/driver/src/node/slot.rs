@@ -171,6 +171,7 @@ impl Slot {
             name: settings.name.clone(),
             node_name: thread.settings.borrow().node.clone(),
             peer_names: files.memory.peers.clone(),
+            size_bytes_max: settings.size_bytes,
             protocol: settings.protocol,
             on_peer_loss: settings.on_peer_loss,
             peer_timeout: settings.peer_timeout,

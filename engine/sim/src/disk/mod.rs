@@ -41,6 +41,7 @@ enum Job {
     Write { offset: usize, content: Content, through: bool, place: Place },
     Flush { issued: u64 },
     Commit { pieces: Vec<(u64, Bytes)> },
+    Extend { span: ByteSpan },
 }
 
 /// Where a write really goes.
@@ -72,6 +73,8 @@ struct Snapshot {
 #[derive(Debug)]
 pub(crate) struct Disk {
     data: Area,
+    /// How long the data file is; what lies behind is only the simulator's.
+    data_len: usize,
     meta: Area,
     jobs: Vec<Option<UnderWay>>,
     free: Vec<usize>,
@@ -91,9 +94,16 @@ fn index(value: u64) -> usize {
 }
 
 impl Disk {
-    pub(crate) fn new(data_len: u64, meta_len: u64) -> Self {
+    /// A disk with room for files of these lengths, and nothing on it.
+    pub(crate) fn empty(data_len_max: u64, meta_len: u64) -> Self {
+        Self { data_len: 0, ..Self::new(data_len_max, meta_len) }
+    }
+
+    /// A disk with files of these lengths, all zeroes.
+    fn new(data_len: u64, meta_len: u64) -> Self {
         Self {
             data: Area::new(index(data_len)),
+            data_len: index(data_len),
             meta: Area::new(index(meta_len)),
             jobs: Vec::new(),
             free: Vec::new(),
@@ -106,17 +116,24 @@ impl Disk {
         }
     }
 
-    /// Makes both files anew: data all zeroes, metadata from these pieces.
-    pub(crate) fn create(&mut self, pieces: &[(u64, Bytes)]) {
+    /// Makes both files anew: data of this length, all zeroes, metadata from these pieces.
+    pub(crate) fn create(&mut self, pieces: &[(u64, Bytes)], data_len: u64) {
         let mut meta = vec![0; self.meta.cache().len()];
         for (offset, bytes) in pieces {
             meta[index(*offset)..index(*offset) + bytes.len()].copy_from_slice(bytes);
         }
         self.meta.replace(&meta);
         self.data.replace(&vec![0; self.data.cache().len()]);
+        // What is restored later may need what was there before.
+        self.data_len = self.data_len.max(index(data_len));
     }
 
-    /// The data as its reader sees it.
+    /// Length of the data file.
+    pub(crate) fn data_len(&self) -> u64 {
+        self.data_len as u64
+    }
+
+    /// The data as its reader sees it; zeroes behind the end of the file.
     pub(crate) fn data(&self) -> &[u8] {
         self.data.cache()
     }
@@ -197,6 +214,13 @@ impl Disk {
                 });
                 (tag, Job::Commit { pieces }, failure)
             }
+            Action::Extend { tag, data, meta_bytes } => {
+                assert!(index(data.end()) <= self.data.cache().len(), "a volume that grew too large");
+                assert!(index(meta_bytes) <= self.meta.cache().len(), "metadata that grew too large");
+                let no_space = DiskFault::Write(DiskError::NoSpace);
+                let failure = self.take_fault(|fault| (fault == no_space).then_some(DiskError::NoSpace));
+                (tag, Job::Extend { span: data }, failure)
+            }
             other => unreachable!("not a disk action: {other:?}"),
         };
         let job = Some(UnderWay { tag, job, failure });
@@ -219,10 +243,7 @@ impl Disk {
         content: Content,
         through: bool,
     ) -> (DiskTag, Job, Option<DiskError>) {
-        assert!(
-            offset + content.len() <= self.data.cache().len(),
-            "the engine wrote past the end of the data"
-        );
+        assert!(offset + content.len() <= self.data_len, "the engine wrote past the end of the data");
         let failure = self.take_fault(|fault| match fault {
             DiskFault::Write(error) => Some(error),
             _ => None,
@@ -288,6 +309,14 @@ impl Disk {
                 }
                 Event::DiskDone { tag, result: failure.map_or(Ok(()), Err) }
             }
+            Job::Extend { span } => {
+                if failure.is_none() {
+                    let content = Content::Zero(index(span.len));
+                    self.data.write(index(span.offset), content, answered, true);
+                    self.data_len = self.data_len.max(index(span.end()));
+                }
+                Event::DiskDone { tag, result: failure.map_or(Ok(()), Err) }
+            }
         }
     }
 
@@ -304,7 +333,7 @@ impl Disk {
             Place::Right => self.data.write(offset, content, answered, through),
             Place::Nowhere => {}
             Place::Elsewhere => {
-                let places = (self.data.cache().len() - content.len()) / SECTOR + 1;
+                let places = (self.data_len - content.len()) / SECTOR + 1;
                 self.data.write(draws.index(places) * SECTOR, content, answered, through);
             }
             Place::Meta => {
@@ -330,7 +359,7 @@ impl Disk {
         let answered = self.answered;
         for job in std::mem::take(&mut self.jobs).into_iter().flatten() {
             match job.job {
-                Job::Read { .. } | Job::Flush { .. } => {}
+                Job::Read { .. } | Job::Flush { .. } | Job::Extend { .. } => {}
                 Job::Write { offset, content, .. } => {
                     self.data.write_partly(offset, &content, answered, draws);
                 }
@@ -376,11 +405,14 @@ impl Disk {
 
     /// Flips one bit of a file; where, is drawn.
     pub(crate) fn flip_bit(&mut self, area: AreaName, draws: &mut Stream) {
-        let area = match area {
-            AreaName::Data => &mut self.data,
-            AreaName::Meta => &mut self.meta,
+        let (area, len) = match area {
+            AreaName::Data => (&mut self.data, self.data_len),
+            AreaName::Meta => {
+                let len = self.meta.cache().len();
+                (&mut self.meta, len)
+            }
         };
-        let bits = area.cache().len() * 8;
+        let bits = len * 8;
         area.flip_bit(draws.index(bits));
     }
 }

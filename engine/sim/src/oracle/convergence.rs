@@ -14,6 +14,11 @@ pub(crate) const HEAL_BOUND: u64 = 900 * SECOND;
 /// What is not well yet, if anything; the statuses are the nodes', `None` for one that does not run.
 pub(crate) fn unwell(statuses: &[Option<Status>], waiting: usize) -> Option<String> {
     let mut primaries = 0;
+    let mut sizes = statuses.iter().flatten().map(|status| status.size_bytes);
+    let first = sizes.next();
+    if let Some(other) = sizes.find(|size| Some(*size) != first) {
+        return Some(format!("nodes have {first:?} and {other} bytes"));
+    }
     for (node, status) in statuses.iter().enumerate() {
         let Some(status) = status else { return Some(format!("node {node} does not run")) };
         if status.disk != DiskState::UpToDate {

@@ -18,6 +18,8 @@ const MOMENT: u64 = 5_000_000_000;
 pub(crate) struct Notices {
     role: Role,
     disk: DiskState,
+    /// The size that it has grown to in this run.
+    size_bytes: Option<u64>,
     /// For each peer.
     peers: Vec<Told>,
     /// Its disk was reported as failed.
@@ -39,6 +41,7 @@ impl Notices {
         Self {
             role: Role::Secondary,
             disk: DiskState::Diskless,
+            size_bytes: None,
             peers: vec![told; peers],
             failed: false,
             differs: None,
@@ -58,6 +61,7 @@ impl Notices {
             }
             Notice::Verdict(peer, _) => self.peers[peer.as_usize()].verdict = true,
             Notice::DiskFailed(..) => self.failed = true,
+            Notice::Grown(size_bytes) => self.size_bytes = Some(*size_bytes),
             Notice::ResyncDone { .. }
             | Notice::ProtocolError(..)
             | Notice::SetBack { .. }
@@ -66,6 +70,7 @@ impl Notices {
             | Notice::MetadataDamaged(_)
             | Notice::NotOpened(_)
             | Notice::ServedByPeer(_)
+            | Notice::NotGrown(_)
             | Notice::Unreadable(_) => {}
         }
     }
@@ -93,6 +98,9 @@ impl Notices {
         }
         if status.disk != self.disk {
             return Some(format!("its disk is {:?}", status.disk));
+        }
+        if self.size_bytes.is_some_and(|told| told != status.size_bytes) {
+            return Some(format!("it has {} bytes", status.size_bytes));
         }
         if status.disk == DiskState::Failed && !self.failed {
             return Some("its disk has failed".to_owned());
@@ -145,6 +153,7 @@ mod tests {
             resync: None,
         };
         Status {
+            size_bytes: 0,
             node: None,
             role: Role::Secondary,
             disk: DiskState::Diskless,

@@ -87,6 +87,8 @@ pub enum FaultKind {
     PauseResync,
     /// The operator compares the replicas, with or without repair.
     Verify,
+    /// The operator makes the volume larger.
+    Resize,
     /// A machine sleeps for long and then goes on where it was.
     Sleep,
     /// A machine starts without its disk mounted, the daemon makes new files under the old identity, and later the
@@ -98,7 +100,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::ProcessCrash,
         Self::PowerLoss,
         Self::PowerLossEverywhere,
@@ -141,6 +143,7 @@ impl FaultKind {
         Self::Invalidate,
         Self::PauseResync,
         Self::Verify,
+        Self::Resize,
         Self::Sleep,
         Self::BareMountPoint,
         Self::ForceBesidePause,
@@ -199,6 +202,7 @@ impl FaultKind {
             | Self::Disconnect
             | Self::PauseResync
             | Self::Sleep
+            | Self::Resize
             | Self::ForceBesidePause
             | Self::Verify => false,
         }

@@ -81,6 +81,8 @@ pub struct Plan {
     pub nodes: usize,
     /// Size of the device in bytes.
     pub size_bytes: u64,
+    /// It may grow to this size.
+    pub size_bytes_max: u64,
     /// When writes are answered.
     pub protocol: Protocol,
     /// What a primary does that lost a peer.
@@ -144,6 +146,7 @@ impl Plan {
             seed,
             nodes,
             size_bytes,
+            size_bytes_max: size_bytes + 512 * (1 + mix(seed ^ 0x5249_5345) % 1024),
             protocol,
             on_peer_loss: if swarm.chance(1, 6) { OnPeerLoss::Suspend } else { OnPeerLoss::Continue },
             peer_timeout: Duration::from_millis(swarm.between(1_000, 6_000)),
@@ -208,6 +211,7 @@ fn rate(kind: FaultKind, draws: &mut Stream) -> u64 {
         | FaultKind::Disconnect
         | FaultKind::Invalidate
         | FaultKind::Verify
+        | FaultKind::Resize
         | FaultKind::PauseResync => draws.between(1, 2),
     }
 }
@@ -248,6 +252,7 @@ fn share(kind: FaultKind) -> u64 {
         | FaultKind::Disconnect
         | FaultKind::Invalidate
         | FaultKind::Verify
+        | FaultKind::Resize
         | FaultKind::PauseResync => 30,
     }
 }

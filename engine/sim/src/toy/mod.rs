@@ -421,6 +421,7 @@ impl Toy {
             | OperatorCommand::PauseResync(_)
             | OperatorCommand::LimitResync(_) => OperatorAnswer::Done,
             OperatorCommand::Disconnect(_)
+            | OperatorCommand::Resize(_)
             | OperatorCommand::Invalidate
             | OperatorCommand::InvalidatePeer(_)
             | OperatorCommand::Foretell { .. }
@@ -566,6 +567,7 @@ impl Engine for Toy {
         };
         let alone = self.commits.iter().any(|(_, after)| *after == After::WentAlone);
         Status {
+            size_bytes: self.size_bytes,
             node: Some(node),
             role: self.role,
             disk: self.disk,

@@ -157,6 +157,11 @@ impl<E: Engine> World<'_, E> {
                 self.oracle.flush_answered(request.asked, by);
                 self.check_stable(node, by.own_disk);
             }
+            // The operator forced a node that was away when the volume grew.
+            (Err(RequestError::Invalid), wish) if wish.end() > self.size_bytes(node) => {
+                self.counts.failed_requests += 1;
+                self.oracle.read_ends(request.asked);
+            }
             (Err(RequestError::Io), _) => {
                 self.counts.failed_requests += 1;
                 self.oracle.read_ends(request.asked);
@@ -166,6 +171,10 @@ impl<E: Engine> World<'_, E> {
             }
         }
         self.visit(connection);
+    }
+
+    fn size_bytes(&self, node: usize) -> u64 {
+        self.nodes[node].status.as_ref().map_or(0, |status| status.size_bytes)
     }
 
     /// A connection is gone; what waits will be sent again elsewhere.

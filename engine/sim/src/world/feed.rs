@@ -99,10 +99,10 @@ impl<E: Engine> World<'_, E> {
             self.oracle.forget_metadata(node);
         }
         let this = &mut self.nodes[node];
-        let size_bytes = self.plan.size_bytes;
+        let data_len = this.disk.data_len();
         let truncated = std::mem::take(&mut this.truncated);
         let files = FileFacts {
-            data_len: if truncated { size_bytes / 2 } else { size_bytes },
+            data_len: if truncated { self.plan.size_bytes / 2 } else { data_len },
             meta_len: this.disk.meta().len() as u64,
             remembered: this.memory,
         };
@@ -195,6 +195,7 @@ impl<E: Engine> World<'_, E> {
                 | Action::Write { .. }
                 | Action::Zero { .. }
                 | Action::Flush { .. }
+                | Action::Extend { .. }
                 | Action::Commit { .. } => self.disk_begins(node, epoch, action),
                 Action::Send { peer, link, channel, frame } => {
                     self.send(node, peer_node(node, peer), link, channel, frame);
@@ -233,7 +234,7 @@ impl<E: Engine> World<'_, E> {
     fn disk_begins(&mut self, node: usize, epoch: u32, action: Action) {
         let this = &mut self.nodes[node];
         let weight = match &action {
-            Action::Flush { .. } | Action::Commit { .. } => 4,
+            Action::Flush { .. } | Action::Commit { .. } | Action::Extend { .. } => 4,
             Action::Read { .. } | Action::Write { .. } | Action::Zero { .. } => 1,
             other => unreachable!("not a disk action: {other:?}"),
         };

@@ -202,10 +202,10 @@ impl<E: Engine> World<'_, E> {
     /// A resync has ended: it moved no more than what can have differed (O5). Called for both ends. A block that the
     /// application writes to meanwhile may travel more than once (R4).
     pub(super) fn resync_done(&mut self, node: usize, peer: usize, moved_bytes: u64) {
-        if moved_bytes > self.plan.size_bytes * 4 {
+        if moved_bytes > self.plan.size_bytes_max * 4 {
             let text = format!(
                 "a resync between node {node} and node {peer} moved {moved_bytes} bytes of a device of {}",
-                self.plan.size_bytes
+                self.plan.size_bytes_max
             );
             self.oracle.broken("O5", text);
         }

@@ -137,7 +137,7 @@ pub(crate) struct World<'p, E: Engine> {
 impl<'p, E: Engine> World<'p, E> {
     /// A cluster of freshly made disks, all nodes about to start.
     pub(crate) fn new(plan: &'p Plan, settings: &E::Settings, trace_lines: usize) -> Self {
-        let meta_len = E::meta_len(plan.size_bytes, plan.nodes - 1, settings);
+        let meta_len = E::meta_len(plan.size_bytes_max, plan.nodes - 1, settings);
         let nodes = (0..plan.nodes).map(|node| Node::new(plan, node, meta_len)).collect();
         let mut world = Self {
             plan,
@@ -162,7 +162,7 @@ impl<'p, E: Engine> World<'p, E> {
             spare: Vec::new(),
             oracle: Oracle::new(
                 plan.nodes,
-                plan.size_bytes,
+                plan.size_bytes_max,
                 plan.protocol,
                 plan.max_lag_bytes,
                 plan.beyond_budget,
@@ -196,7 +196,7 @@ impl<'p, E: Engine> World<'p, E> {
             remembered,
         };
         let pieces = E::create(&spec, &self.settings);
-        this.disk.create(&pieces);
+        this.disk.create(&pieces, self.plan.size_bytes);
     }
 
     /// Runs to the end, or to the first broken rule.

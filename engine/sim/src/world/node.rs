@@ -93,7 +93,7 @@ impl<E> Node<E> {
         let boot = BootId(identity.wide());
         let mut this = Self {
             engine: None,
-            disk: Disk::new(plan.size_bytes, meta_len),
+            disk: Disk::empty(plan.size_bytes_max, meta_len),
             unmounted: None,
             draws: Stream::of_key(key ^ mix(Concern::Disk as u64)),
             identity,
@@ -163,6 +163,7 @@ fn config(plan: &Plan, node: usize) -> VolumeConfig {
         name: "r0".to_owned(),
         node_name: NAMES[node].to_owned(),
         peer_names: peers.collect(),
+        size_bytes_max: plan.size_bytes_max,
         protocol: plan.protocol,
         on_peer_loss: plan.on_peer_loss,
         peer_timeout: plan.peer_timeout,

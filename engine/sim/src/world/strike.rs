@@ -13,6 +13,7 @@ use crate::{
     decision::Stream,
     disk::{Disk, DiskFault},
     engine::Engine,
+    payload::SECTOR,
     plan::{FaultKind, MILLISECOND, Planned},
 };
 
@@ -189,6 +190,7 @@ impl<E: Engine> World<'_, E> {
                 let peer = peer_index(node, peer);
                 world.command(node, OperatorCommand::Verify { peer, repair: draws.chance(1, 2) });
             }),
+            FaultKind::Resize => self.resize(node, &mut draws),
             FaultKind::PauseResync => {
                 self.agenda.put(self.now + lasts, ends);
                 self.while_running(node, |world| world.command(node, OperatorCommand::PauseResync(true)))
@@ -226,7 +228,7 @@ impl<E: Engine> World<'_, E> {
     fn swap_disk(&mut self, node: usize) {
         let this = &mut self.nodes[node];
         let (data_len, meta_len) = (this.disk.data().len() as u64, this.disk.meta().len() as u64);
-        let other = this.unmounted.take().unwrap_or_else(|| Disk::new(data_len, meta_len));
+        let other = this.unmounted.take().unwrap_or_else(|| Disk::empty(data_len, meta_len));
         let own = std::mem::replace(&mut this.disk, other);
         this.unmounted = Some(own);
         self.oracle.damaged(node);
@@ -248,6 +250,20 @@ impl<E: Engine> World<'_, E> {
         let this = &mut self.nodes[node];
         this.unmounted = None;
         this.blank = false;
+    }
+
+    /// The operator makes the volume larger, mostly where it is primary.
+    fn resize(&mut self, node: usize, draws: &mut Stream) -> bool {
+        let primary = (0..self.plan.nodes).find(|other| self.nodes[*other].is_primary());
+        let node = if draws.chance(1, 4) { node } else { primary.unwrap_or(node) };
+        let sizes = self.nodes.iter().filter_map(|node| node.status.as_ref()).map(|status| status.size_bytes);
+        let largest = sizes.max().unwrap_or(0).max(self.plan.size_bytes);
+        let sectors = (self.plan.size_bytes_max - largest) / SECTOR as u64;
+        if sectors == 0 {
+            return false;
+        }
+        let size_bytes = largest + SECTOR as u64 * draws.between(1, sectors);
+        self.while_running(node, |world| world.command(node, OperatorCommand::Resize(size_bytes)))
     }
 
     fn reopen(&mut self, from: usize, to: usize) {
@@ -493,6 +509,7 @@ impl<E: Engine> World<'_, E> {
                     self.disconnect_client(0);
                 }
             }
+            OperatorCommand::Resize(size_bytes) if done => self.clients.may_use(*size_bytes),
             OperatorCommand::Resolve { .. } if !done => self.caretaker.resolved = false,
             OperatorCommand::Shutdown if done => {
                 let mut draws = Stream::of_key(self.now);
@@ -511,6 +528,7 @@ impl<E: Engine> World<'_, E> {
             | OperatorCommand::LimitResync(_)
             | OperatorCommand::Resolve { .. }
             | OperatorCommand::Verify { .. }
+            | OperatorCommand::Resize(_)
             | OperatorCommand::Shutdown => {}
         }
     }

@@ -140,6 +140,13 @@ impl ActivityLog {
         self.layout.geometry()
     }
 
+    /// The volume has grown: it has more extents. The log itself stays where it is.
+    pub fn grow(&mut self, layout: &Layout) {
+        assert_eq!(layout.log(), self.layout.log(), "a log does not move");
+        self.layout = layout.clone();
+        self.slots.extend(layout.geometry().extents());
+    }
+
     /// A piece needs `extents`. Either it holds them all at once, or it waits. Nothing is allocated unless it
     /// waits and the queue grows.
     ///

@@ -84,6 +84,12 @@ impl Slots {
         }
     }
 
+    /// The volume has more extents from now on.
+    pub(super) fn extend(&mut self, extents: u32) {
+        assert!(extents as usize >= self.index.len(), "a volume only grows");
+        self.index.resize(extents as usize, 0);
+    }
+
     pub(super) fn find(&self, extent: ExtentIndex) -> Option<SlotIndex> {
         self.index[extent.0 as usize].checked_sub(1)
     }

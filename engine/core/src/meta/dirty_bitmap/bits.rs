@@ -108,6 +108,13 @@ impl Bits {
         self.first(bits, |word| !word, self.dirty == 0)
     }
 
+    /// The page has `to` bits from now on, not `from`; the new ones are clear.
+    pub(super) fn extend(&mut self, from: u64, to: u64) {
+        if from < to && self.words.is_none() && self.dirty > 0 {
+            self.words = Some(Box::new(full(from)));
+        }
+    }
+
     /// All words, as they are stored.
     pub(super) fn words(&self, capacity: u64) -> Words {
         match &self.words {

@@ -24,6 +24,7 @@
 
 mod bits;
 mod flush;
+mod growth;
 mod load;
 pub mod page;
 pub mod runs;

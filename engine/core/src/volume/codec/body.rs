@@ -19,7 +19,7 @@ use crate::{
     volume::{
         DiskState, Role,
         io::ZeroMode,
-        wire::{BlockContent, DiscardRefusal, Frame, InvalidateRefusal, Refusal, Retained},
+        wire::{BlockContent, DiscardRefusal, Frame, GrowthStep, InvalidateRefusal, Refusal, Retained},
     },
 };
 
@@ -58,6 +58,15 @@ enum InvalidateAnswer {
 }
 
 numbered!(InvalidateAnswer: [Self::Done] = 1, [Self::IAmPrimary] = 2, [Self::NotInSync] = 3);
+/// Whether a step of a growth is taken.
+#[derive(Clone, Copy)]
+enum StepAnswer {
+    Done,
+    Refused,
+}
+
+numbered!(StepAnswer: [Self::Done] = 1, [Self::Refused] = 2);
+numbered!(GrowthStep: [Self::Room] = 1, [Self::Size] = 2);
 numbered!(Role: [Self::Primary] = 1, [Self::Secondary] = 2);
 numbered!(DiskState:
     [Self::Diskless] = 1, [Self::Failed] = 2, [Self::Inconsistent] = 3, [Self::Outdated] = 4,
@@ -162,6 +171,17 @@ pub(super) fn write<'a>(frame: &'a Frame, out: &mut Writer<'_>) -> Beside<'a> {
                 Some(InvalidateRefusal::NotInSync) => InvalidateAnswer::NotInSync,
             });
             out.zeroes(7);
+        }
+        Frame::Grow { step, size_bytes } => {
+            out.u64(*size_bytes);
+            out.numbered(*step);
+            out.zeroes(7);
+        }
+        Frame::Grown { step, size_bytes, done } => {
+            out.u64(*size_bytes);
+            out.numbered(*step);
+            out.numbered(if *done { StepAnswer::Done } else { StepAnswer::Refused });
+            out.zeroes(6);
         }
         Frame::Ping(time) | Frame::Pong(time) => out.u64(time.0),
         Frame::Everywhere { upto, head, nodes } => {
@@ -362,6 +382,19 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
             };
             fields.zeroes::<7>("what follows the answer")?;
             Frame::InvalidateAnswer(refusal)
+        }
+        Kind::Grow => {
+            let size_bytes = fields.u64();
+            let step = fields.numbered("the step")?;
+            fields.zeroes::<7>("what follows the step")?;
+            Frame::Grow { step, size_bytes }
+        }
+        Kind::Grown => {
+            let size_bytes = fields.u64();
+            let step = fields.numbered("the step")?;
+            let done = matches!(fields.numbered("the answer")?, StepAnswer::Done);
+            fields.zeroes::<6>("what follows the answer")?;
+            Frame::Grown { step, size_bytes, done }
         }
         Kind::Ping => Frame::Ping(Timestamp(fields.u64())),
         Kind::Pong => Frame::Pong(Timestamp(fields.u64())),

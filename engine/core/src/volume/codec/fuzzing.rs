@@ -28,8 +28,8 @@ use crate::{
         io::ZeroMode,
         span::ByteSpan,
         wire::{
-            BlockContent, DiscardRefusal, Frame, Hello, InvalidateRefusal, PROTOCOL_VERSION, Refusal,
-            Retained,
+            BlockContent, DiscardRefusal, Frame, GrowthStep, Hello, InvalidateRefusal, PROTOCOL_VERSION,
+            Refusal, Retained,
         },
     },
 };
@@ -89,6 +89,10 @@ impl Choices<'_> {
 
     fn option<T>(&mut self, value: impl FnOnce(&mut Self) -> T) -> Option<T> {
         self.bool().then(|| value(self))
+    }
+
+    fn growth_step(&mut self) -> GrowthStep {
+        if self.bool() { GrowthStep::Room } else { GrowthStep::Size }
     }
 
     fn node(&mut self) -> NodeId {
@@ -249,6 +253,10 @@ impl Choices<'_> {
                 1 => Some(DiscardRefusal::IAmPrimary),
                 _ => Some(DiscardRefusal::NothingToResolve),
             }),
+            Kind::Grow => Frame::Grow { step: self.growth_step(), size_bytes: self.u64() },
+            Kind::Grown => {
+                Frame::Grown { step: self.growth_step(), size_bytes: self.u64(), done: self.bool() }
+            }
             Kind::Invalidate => Frame::Invalidate,
             Kind::InvalidateAnswer => Frame::InvalidateAnswer(match self.byte() % 3 {
                 0 => None,

@@ -19,7 +19,9 @@ use crate::{
         DiskState, Role,
         io::ZeroMode,
         span::ByteSpan,
-        wire::{BlockContent, DiscardRefusal, Frame, Hello, InvalidateRefusal, Refusal, Retained},
+        wire::{
+            BlockContent, DiscardRefusal, Frame, GrowthStep, Hello, InvalidateRefusal, Refusal, Retained,
+        },
     },
 };
 
@@ -283,6 +285,18 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
             "45 4b 16 00 08 00 00 00 00 00 00 00 fc bf 84 ca \
              00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
              03 00 00 00 00 00 00 00",
+        ),
+        (
+            Frame::Grow { step: GrowthStep::Size, size_bytes: 2 << 30 },
+            "45 4b 19 00 10 00 00 00 00 00 00 00 19 8c 5b 5f \
+             00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
+             00 00 00 80 00 00 00 00 02 00 00 00 00 00 00 00",
+        ),
+        (
+            Frame::Grown { step: GrowthStep::Room, size_bytes: 2 << 30, done: false },
+            "45 4b 1a 00 10 00 00 00 00 00 00 00 66 36 11 c6 \
+             00 00 00 00 11 10 55 5e 00 00 00 00 00 00 00 00 \
+             00 00 00 80 00 00 00 00 01 02 00 00 00 00 00 00",
         ),
         (
             Frame::Everywhere {

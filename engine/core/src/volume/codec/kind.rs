@@ -43,6 +43,8 @@ pub enum Kind {
     Invalidate = 21,
     InvalidateAnswer = 22,
     Host = 24,
+    Grow = 25,
+    Grown = 26,
     Start = 32,
     Write = 33,
     Zero = 34,
@@ -129,7 +131,7 @@ impl Shape {
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 45] = [
         Self::Hello,
         Self::Report,
         Self::Agree,
@@ -153,6 +155,8 @@ impl Kind {
         Self::Invalidate,
         Self::InvalidateAnswer,
         Self::Host,
+        Self::Grow,
+        Self::Grown,
         Self::Start,
         Self::Write,
         Self::Zero,
@@ -219,6 +223,8 @@ impl Kind {
             Frame::Ping(_) => Self::Ping,
             Frame::Pong(_) => Self::Pong,
             Frame::Host { .. } => Self::Host,
+            Frame::Grow { .. } => Self::Grow,
+            Frame::Grown { .. } => Self::Grown,
             Frame::Everywhere { .. } => Self::Everywhere,
             Frame::Discard => Self::Discard,
             Frame::DiscardAnswer(_) => Self::DiscardAnswer,
@@ -271,7 +277,7 @@ impl Kind {
             Self::Host => Shape::fixed(48).sequence(),
             Self::Fetch => Shape::fixed(24).sequence(),
             Self::Fetched => Shape::fixed(8).payload(),
-            Self::Adopted | Self::Ask => Shape::fixed(16),
+            Self::Adopted | Self::Ask | Self::Grow | Self::Grown => Shape::fixed(16),
             Self::Everywhere => Shape::fixed(16).list(8, MAX_PEERS).sequence(),
             Self::Answer => Shape::fixed(40),
             Self::Mark => Shape::fixed(32),

@@ -43,12 +43,16 @@ impl Store {
             && !self.flush_bits
             && self.waiting.is_empty()
             && self.idle_since.is_none()
+            && self.growth.is_none()
             && self.activity.waiting() == 0;
         if idle || self.commit.is_some() {
             return None;
         }
         if self.condemned {
             return self.begin_last_commit();
+        }
+        if let Some(pieces) = self.begin_growth_commit() {
+            return Some(pieces);
         }
         let quiet_wanted = self.waiting.iter().any(|(need, _)| *need == Need::Quiet);
         let scope = if quiet_wanted { FlushScope::All } else { FlushScope::Sets };

@@ -17,6 +17,7 @@ impl Store {
     pub(crate) fn condemn(&mut self, last_copy: bool) -> Vec<Then> {
         let dropped = self.waiting.drain(..).map(|(_, then)| then).collect();
         self.condemned = true;
+        self.growth = None;
         let stable = self.pair.current().clone();
         let superblock = self.change();
         *superblock = Superblock {

@@ -10,6 +10,7 @@ mod commit;
 mod failure;
 mod generations;
 mod given_up;
+mod growth;
 mod third_nodes;
 
 use bytes::Bytes;
@@ -77,6 +78,8 @@ pub(crate) enum Then {
     SetBackNoted,
     /// The attach counter has risen, and that it is shown is noted (D6).
     CounterShown,
+    /// The volume has the size that it has grown to.
+    Grown,
     /// A command's change is stable.
     Answered(CommandId),
     /// This copy counts as bad, durably; the peer ordered it.
@@ -111,6 +114,7 @@ pub(crate) struct Store {
     /// Extents that were not written to since are to leave the activity log.
     idle_since: Option<Sequence>,
     commit: Option<Commit>,
+    growth: Option<growth::Growth>,
     /// The disk has failed: only that is still recorded, everything else has ended (W4).
     condemned: bool,
 }
@@ -153,6 +157,7 @@ impl Store {
             flush_bits: false,
             idle_since: None,
             commit,
+            growth: None,
             condemned: false,
         }
     }
@@ -179,8 +184,9 @@ impl Store {
         self.wanted.volume
     }
 
+    /// The size that is in force: that of the superblock on stable media.
     pub(crate) fn size_bytes(&self) -> u64 {
-        self.wanted.layout.geometry().size_bytes()
+        self.pair.current().layout.geometry().size_bytes()
     }
 
     pub(crate) fn block_bytes(&self) -> u64 {

@@ -113,6 +113,11 @@ impl Runner {
         });
     }
 
+    /// An open disk keeps the size that it was opened with, and the configuration names no other: nobody asks for room.
+    pub(super) fn refuse_room(&self, tag: DiskTag) {
+        self.spawn(async move |_| Event::DiskDone { tag, result: Err(CoreError::NoSpace) });
+    }
+
     pub(super) fn flush_data(&self, tag: DiskTag) {
         self.data.push(DataMark::Change(tag), DiskOp::Sync);
     }

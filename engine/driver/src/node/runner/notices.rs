@@ -111,6 +111,8 @@ impl Runner {
                     "the own disk failed: this primary goes on through the peer, which has the only copy";
                 (Some(peer), "served-by-peer", text.to_owned())
             }
+            Notice::Grown(size_bytes) => (None, "grown", format!("the volume has {size_bytes} bytes now")),
+            Notice::NotGrown(text) => (None, "not-grown", text),
             Notice::Unreadable(span) => {
                 let text =
                     format!("{} bytes from byte {} of the own disk cannot be read", span.len, span.offset);

@@ -1,0 +1,322 @@
+//! A volume grows while it is served; it never shrinks.
+//!
+//! ```text
+//!   whoever leads                                   each peer that follows, in sync
+//!     room on the own disk      Grow(room) ───────>   room on its disk
+//!                               <─────── Grown(room)
+//!     (all have room, or nothing has changed)
+//!                               Grow(size) ───────>   metadata in new places, superblock: the size is in force
+//!                               <─────── Grown(size)
+//!     metadata, superblock: in force; clients may use it
+//! ```
+//!
+//! *Room* is data that reads as zeroes and a place for larger metadata. So the new part is equal on all copies before
+//! anybody writes there, nothing of it is dirty, and nothing has to be copied.
+//!
+//! A follower never has less than its leader: it takes the size first. A crash between the two leaves it with more. A
+//! peer that was away has less. Either way two copies of different sizes meet, and the smaller one grows before they
+//! conclude anything else: as far as its configuration allows, which names the same size on every node. While a volume
+//! grows no handshake is concluded and so no session begins; and it grows only while none is about to, and no resync
+//! and no verify runs.
+
+use super::{
+    DiskState,
+    io::{Action, Channel, CommandId, DiskError, LinkId, Notice},
+    operation::Purpose,
+    peer::Session,
+    span::ByteSpan,
+    volume::{Broken, Volume},
+    wire::{Frame, GrowthStep},
+};
+use crate::{
+    generation::verdict::{Refusal, Verdict},
+    ids::PeerIndex,
+};
+
+/// What a volume knows of growing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Growing {
+    under_way: Option<Growth>,
+    /// A peer's copy is larger than this one.
+    met: Option<(PeerIndex, u64)>,
+    /// A growth to so many bytes failed: it is not tried again before a link is made anew, or an operator orders it.
+    failed: Option<u64>,
+    /// There is room up to here, as far as this run has made it.
+    room_bytes: u64,
+    /// Room up to here is being made. The size in force does not change meanwhile.
+    making_room: Option<u64>,
+    /// The leader that waits for room.
+    asked: Option<(PeerIndex, LinkId, u64)>,
+}
+
+/// One growth.
+#[derive(Clone, Debug)]
+struct Growth {
+    size_bytes: u64,
+    stage: Stage,
+    /// The followers that have not answered in this stage.
+    awaited: Vec<PeerIndex>,
+    /// The command that ordered it.
+    id: Option<CommandId>,
+    /// The leader that waits for the size.
+    leader: Option<(PeerIndex, LinkId)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Room is made, here and at the followers.
+    Room,
+    /// The followers take the size.
+    Followers,
+    /// This node takes it.
+    Own,
+}
+
+impl Growing {
+    /// Whether nothing may be concluded with a peer now.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+}
+
+impl Volume {
+    pub(crate) fn resize(&mut self, id: CommandId, size_bytes: u64) {
+        let own = self.store().size_bytes();
+        let refusal = if self.disk != DiskState::UpToDate {
+            Some("the copy on this node is not UpToDate: order it where it is".to_owned())
+        } else if self.follows_somebody() {
+            Some("this node follows another one: order it there".to_owned())
+        } else if size_bytes > self.config.size_bytes_max {
+            Some(format!(
+                "the configuration says `size` = {} bytes: change it on every node first",
+                self.config.size_bytes_max
+            ))
+        } else if size_bytes == own {
+            self.answer(id, Ok(()));
+            return;
+        } else if let Err(error) = self.store().layout_for(size_bytes) {
+            Some(error.to_string())
+        } else if !self.may_grow_now() {
+            Some("a resync, a verify or another change is under way: try again at its end".to_owned())
+        } else {
+            None
+        };
+        match refusal {
+            Some(why) => self.answer(id, Err(&why)),
+            None => self.begin_growth(size_bytes, Some(id)),
+        }
+    }
+
+    /// A peer's copy has another size than this one.
+    pub(crate) fn note_size(&mut self, peer: PeerIndex, verdict: Verdict) {
+        if let Verdict::Refused(Refusal::Size { mine, theirs }) = verdict
+            && mine < theirs
+            && theirs <= self.config.size_bytes_max
+            && self.growth.failed.is_none_or(|failed| theirs < failed)
+        {
+            self.growth.met = Some((peer, theirs));
+        }
+    }
+
+    fn follows_somebody(&self) -> bool {
+        self.peers.iter().any(|peer| matches!(peer.session, Session::Following(_)))
+    }
+
+    /// Whether every session is one that a growth can take along, or has not begun.
+    fn may_grow_now(&self) -> bool {
+        let calm = self.peers.iter().all(|peer| match &peer.session {
+            Session::Down | Session::Greeting | Session::Comparing(_) | Session::Apart(_) => true,
+            Session::Leading(leading) => leading.in_sync(),
+            Session::Starting(_) | Session::Following(_) => false,
+        });
+        calm && self.growth.under_way.is_none() && self.verify.is_none() && self.disk != DiskState::Failed
+    }
+
+    fn begin_growth(&mut self, size_bytes: u64, id: Option<CommandId>) {
+        let awaited = self.send_step(GrowthStep::Room, size_bytes);
+        self.growth.under_way = Some(Growth { size_bytes, stage: Stage::Room, awaited, id, leader: None });
+    }
+
+    /// Tells every follower to take a step; who they are.
+    fn send_step(&mut self, step: GrowthStep, size_bytes: u64) -> Vec<PeerIndex> {
+        let followers: Vec<PeerIndex> =
+            self.peer_indices().filter(|&peer| matches!(self.session(peer), Session::Leading(_))).collect();
+        for &peer in &followers {
+            self.send(peer, Channel::Control, Frame::Grow { step, size_bytes });
+        }
+        followers
+    }
+
+    pub(crate) fn advance_growth(&mut self) {
+        if let Some((_, size_bytes)) = self.growth.met {
+            if size_bytes <= self.store().size_bytes() {
+                self.growth.met = None;
+            } else if self.may_grow_now() {
+                self.begin_growth(size_bytes, None);
+            }
+        }
+        self.make_room();
+        let own_room = self.growth.making_room.is_none().then_some(self.growth.room_bytes);
+        let Some(growth) = &self.growth.under_way else { return };
+        let (size_bytes, all_answered) = (growth.size_bytes, growth.awaited.is_empty());
+        match growth.stage {
+            Stage::Room if all_answered && own_room >= Some(size_bytes) => {
+                let awaited = self.send_step(GrowthStep::Size, size_bytes);
+                let growth = self.growth.under_way.as_mut().expect("just looked at");
+                (growth.stage, growth.awaited) = (Stage::Followers, awaited);
+                self.take_size();
+            }
+            Stage::Followers => self.take_size(),
+            Stage::Room | Stage::Own => {}
+        }
+    }
+
+    /// This node takes the size, when all that follow it have.
+    fn take_size(&mut self) {
+        let Some(growth) = &mut self.growth.under_way else { return };
+        if !growth.awaited.is_empty() || self.growth.making_room.is_some() {
+            return;
+        }
+        growth.stage = Stage::Own;
+        let size_bytes = growth.size_bytes;
+        let layout = self.store().layout_for(size_bytes).expect("it was possible when it began");
+        self.store_mut().begin_growth(layout);
+    }
+
+    /// Makes the room that is wanted here, one piece of work at a time.
+    fn make_room(&mut self) {
+        let for_own = self.growth.under_way.as_ref().map(|growth| growth.size_bytes);
+        let for_leader = self.growth.asked.map(|(_, _, size_bytes)| size_bytes);
+        let Some(wanted) = for_own.max(for_leader) else { return };
+        let from = self.store().size_bytes();
+        if self.growth.making_room.is_some() || self.growth.room_bytes >= wanted || wanted <= from {
+            return;
+        }
+        let Ok(layout) = self.store().layout_for(wanted) else { return };
+        self.growth.making_room = Some(wanted);
+        let tag = self.tag(Purpose::Extend);
+        let data = ByteSpan { offset: from, len: wanted - from };
+        self.out.push(Action::Extend { tag, data, meta_bytes: layout.end() });
+    }
+
+    pub(crate) fn on_extended(&mut self, result: Result<(), DiskError>) {
+        let size_bytes = self.growth.making_room.take().expect("room was being made");
+        if result.is_ok() {
+            self.growth.room_bytes = self.growth.room_bytes.max(size_bytes);
+        }
+        if let Some((peer, link, asked)) = self.growth.asked
+            && (result.is_err() || asked <= size_bytes)
+        {
+            self.growth.asked = None;
+            if self.peer(peer).link == Some(link) {
+                let (step, done) = (GrowthStep::Room, result.is_ok());
+                self.send(peer, Channel::Control, Frame::Grown { step, size_bytes: asked, done });
+            }
+        }
+        if result.is_err() {
+            self.abandon_growth("there is no room for it on this node's disk");
+        }
+    }
+
+    /// The leader wants this node to take a step.
+    pub(crate) fn on_grow(
+        &mut self,
+        peer: PeerIndex,
+        step: GrowthStep,
+        size_bytes: u64,
+    ) -> Result<(), Broken> {
+        let link = self.peer(peer).link.expect("a frame came on it");
+        let follows = matches!(self.session(peer), Session::Following(following) if following.in_sync());
+        let own = self.store().size_bytes();
+        let fits = size_bytes <= self.config.size_bytes_max && self.store().layout_for(size_bytes).is_ok();
+        let able = follows && self.growth.under_way.is_none() && self.disk != DiskState::Failed;
+        let answer = match step {
+            _ if size_bytes <= own => Some(true),
+            _ if !able || !fits => Some(false),
+            GrowthStep::Room if self.growth.room_bytes >= size_bytes => Some(true),
+            GrowthStep::Room => {
+                self.growth.asked = Some((peer, link, size_bytes));
+                None
+            }
+            GrowthStep::Size if self.growth.room_bytes < size_bytes => {
+                return Err(Broken("a size for which there is no room yet"));
+            }
+            GrowthStep::Size => {
+                let (stage, leader) = (Stage::Followers, Some((peer, link)));
+                self.growth.under_way =
+                    Some(Growth { size_bytes, stage, awaited: Vec::new(), id: None, leader });
+                None
+            }
+        };
+        if let Some(done) = answer {
+            self.send(peer, Channel::Control, Frame::Grown { step, size_bytes, done });
+        }
+        Ok(())
+    }
+
+    /// A follower has taken a step, or cannot.
+    pub(crate) fn on_grown(&mut self, peer: PeerIndex, step: GrowthStep, size_bytes: u64, done: bool) {
+        let Some(growth) = &mut self.growth.under_way else { return };
+        let awaited = match growth.stage {
+            Stage::Room => GrowthStep::Room,
+            Stage::Followers => GrowthStep::Size,
+            Stage::Own => return,
+        };
+        if growth.size_bytes != size_bytes || step != awaited || !growth.awaited.contains(&peer) {
+            // About a growth that was abandoned.
+            return;
+        }
+        growth.awaited.retain(|&other| other != peer);
+        match (step, done) {
+            (_, true) => {}
+            (GrowthStep::Room, false) => {
+                let name = self.config.peer_names[peer.as_usize()].clone();
+                self.abandon_growth(&format!(
+                    "{name} cannot: its disk has no room for it, or its configuration says another `size`"
+                ));
+            }
+            (GrowthStep::Size, false) => self.close_link(peer, "the peer did not take the volume's new size"),
+        }
+    }
+
+    /// The link to a peer is gone: nobody waits for it, and it grows when it is back.
+    pub(crate) fn on_growing_peer_gone(&mut self, peer: PeerIndex) {
+        if let Some(growth) = &mut self.growth.under_way {
+            growth.awaited.retain(|&other| other != peer);
+        }
+        self.growth.met = self.growth.met.filter(|&(other, _)| other != peer);
+        self.growth.failed = None;
+        self.growth.asked = self.growth.asked.filter(|&(other, ..)| other != peer);
+    }
+
+    /// The superblock with the new size is stable.
+    pub(crate) fn on_size_stable(&mut self) {
+        let Some(growth) = self.growth.under_way.take() else { panic!("only a growth changes the size") };
+        let Growth { size_bytes, id, leader, .. } = growth;
+        assert_eq!(self.store().size_bytes(), size_bytes, "the size that was asked for");
+        self.notice(Notice::Grown(size_bytes));
+        if let Some((peer, link)) = leader
+            && self.peer(peer).link == Some(link)
+        {
+            let (step, done) = (GrowthStep::Size, true);
+            self.send(peer, Channel::Control, Frame::Grown { step, size_bytes, done });
+        }
+        self.answer_maybe(id, Ok(()));
+        self.report_everywhere_again();
+    }
+
+    /// The volume keeps its size.
+    pub(crate) fn abandon_growth(&mut self, why: &str) {
+        self.growth.met = None;
+        let Some(growth) = self.growth.under_way.take() else { return };
+        self.growth.failed = Some(growth.size_bytes);
+        self.notice(Notice::NotGrown(format!(
+            "The volume did not grow to {} bytes: {why}.",
+            growth.size_bytes
+        )));
+        self.answer_maybe(growth.id, Err(why));
+        if self.disk != DiskState::Failed {
+            self.report_everywhere_again();
+        }
+    }
+}

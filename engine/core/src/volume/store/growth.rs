@@ -1,0 +1,82 @@
+//! The metadata of a volume that grows.
+//!
+//! ```text
+//!   begin_growth ──> pages of every bitmap, in a new place, chunk by chunk ──> superblock ──> Then::Grown
+//!                    (nothing else is committed meanwhile)
+//! ```
+//!
+//! A crash before the superblock leaves the volume as it was: nothing that its superblock names was touched. The
+//! superblock is an ordinary commit, and may bring other changes with it. Until it is stable the volume has its old size
+//! for everybody.
+
+use bytes::Bytes;
+
+use super::{Commit, Store, Then, piece};
+use crate::{
+    ids::PeerIndex,
+    meta::layout::{Layout, LayoutError},
+};
+
+/// Pages of a bitmap that one commit moves.
+const PAGES_PER_COMMIT: u32 = 1024;
+
+/// See the module's head.
+#[derive(Clone, Debug)]
+pub(super) struct Growth {
+    layout: Layout,
+    /// The bitmap whose pages come next, and the next of them; `None` when all are written.
+    next: Option<(PeerIndex, u32)>,
+}
+
+impl Store {
+    /// The layout of the metadata once the volume has grown.
+    ///
+    /// # Errors
+    /// If it cannot have that size.
+    pub(crate) fn layout_for(&self, size_bytes: u64) -> Result<Layout, LayoutError> {
+        self.wanted.layout.grown_to(size_bytes)
+    }
+
+    /// The volume is to have this layout.
+    pub(crate) fn begin_growth(&mut self, layout: Layout) {
+        assert!(self.growth.is_none(), "one growth at a time");
+        let next = (!self.bitmaps.is_empty()).then_some((PeerIndex::FIRST, 0));
+        self.growth = Some(Growth { layout, next });
+    }
+
+    /// The next pages of the growth under way, as a commit of their own. When all are stable the superblock is to
+    /// name them.
+    pub(super) fn begin_growth_commit(&mut self) -> Option<Vec<(u64, Bytes)>> {
+        let growth = self.growth.as_mut()?;
+        let Some((peer, first)) = growth.next else {
+            let Growth { layout, .. } = self.growth.take().expect("just looked at");
+            self.take_layout(layout);
+            return None;
+        };
+        let region = growth.layout.bitmap(peer).expect("every peer has a bitmap");
+        let pages = growth.layout.geometry().bitmap_pages();
+        let end = pages.min(first.saturating_add(PAGES_PER_COMMIT));
+        growth.next = if end < pages {
+            Some((peer, end))
+        } else {
+            PeerIndex::new(peer.as_usize() + 1)
+                .filter(|next| next.as_usize() < self.bitmaps.len())
+                .map(|next| (next, 0))
+        };
+        let bitmap = &mut self.bitmaps[peer.as_usize()];
+        let pieces = (first..end).map(|page| piece(bitmap.move_page(region, page))).collect();
+        self.commit =
+            Some(Commit { then: Vec::new(), superblock: false, activity: false, bitmaps: Vec::new() });
+        Some(pieces)
+    }
+
+    fn take_layout(&mut self, layout: Layout) {
+        for bitmap in &mut self.bitmaps {
+            let region = layout.bitmap(bitmap.peer()).expect("every peer has a bitmap");
+            bitmap.moved(*layout.geometry(), region);
+        }
+        self.activity.grow(&layout);
+        self.change().layout = layout;
+        self.after_commit(Then::Grown);
+    }
+}
