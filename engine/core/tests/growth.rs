@@ -194,3 +194,17 @@ fn the_size_is_in_force_when_it_is_stable_and_not_before() {
     pair.release(0, Held::Meta);
     assert_eq!(pair.answer(order), Some(OperatorAnswer::Done));
 }
+
+/// A follower never has less than its leader: else the leader would send it writes behind its end.
+#[test]
+fn the_leader_takes_the_size_last() {
+    let mut pair = Pair::serving(Settings::default());
+    pair.hold(1, Held::Meta);
+    let order = pair.begin_command(0, OperatorCommand::Resize(NEW));
+    while pair.status(1).size_bytes == OLD {
+        assert_eq!((pair.status(0).size_bytes, pair.answer(order)), (OLD, None));
+        assert!(pair.held_actions(1, Held::Meta) > 0, "it goes on");
+        pair.release_one(1, Held::Meta);
+    }
+    assert_eq!((sizes(&pair), pair.answer(order)), ([NEW; 2], Some(OperatorAnswer::Done)));
+}
