@@ -208,3 +208,71 @@ fn the_leader_takes_the_size_last() {
     }
     assert_eq!((sizes(&pair), pair.answer(order)), ([NEW; 2], Some(OperatorAnswer::Done)));
 }
+
+#[test]
+fn a_peer_that_is_lost_before_it_had_room_ends_the_growth() {
+    let mut pair = Pair::mirrored();
+    pair.hold(1, Held::Data);
+    let order = pair.begin_command(0, OperatorCommand::Resize(NEW));
+    pair.crash(1);
+    assert!(refusal(pair.answer(order).expect("an answer")).contains("lost"));
+    assert_eq!(pair.status(0).size_bytes, OLD);
+}
+
+/// The room that an abandoned growth has left is not that of another layout.
+#[test]
+fn every_growth_makes_its_own_room() {
+    let mut pair = Pair::mirrored();
+    pair.fail_next(1, Fail::Extend);
+    assert!(refusal(resize(&mut pair, 0, 2 * OLD)).contains("beta cannot"));
+    assert_eq!(resize(&mut pair, 0, NEW), OperatorAnswer::Done);
+    pair.fail_next(0, Fail::Extend);
+    assert!(refusal(resize(&mut pair, 0, 2 * OLD)).contains("room"), "it was asked for anew");
+    assert_eq!(resize(&mut pair, 0, 2 * OLD), OperatorAnswer::Done);
+    assert_in_sync(&pair);
+}
+
+#[test]
+fn room_that_is_slow_to_make_hinders_no_handshake_and_can_be_given_up() {
+    let mut pair = Pair::mirrored();
+    pair.disconnect();
+    pair.hold(0, Held::Data);
+    let order = pair.begin_command(0, OperatorCommand::Resize(NEW));
+    assert!(refusal(resize(&mut pair, 0, 2 * OLD)).contains("grows already"));
+    assert_eq!(resize(&mut pair, 0, OLD), OperatorAnswer::Done);
+    assert!(refusal(pair.answer(order).expect("an answer")).contains("another"));
+    let again = pair.begin_command(0, OperatorCommand::Resize(NEW));
+    pair.connect();
+    pair.release(0, Held::Data);
+    pair.pass_time();
+    assert_in_sync(&pair);
+    let answer = pair.answer(again).expect("an answer");
+    assert_eq!(sizes(&pair), if answer == OperatorAnswer::Done { [NEW; 2] } else { [OLD; 2] });
+}
+
+/// However the steps of a growth and of a shutdown fall: it ends, and what is on disk opens.
+#[test]
+fn a_growth_beside_a_shutdown() {
+    for order in 0..1_u32 << 10 {
+        let mut pair = Pair::mirrored();
+        pair.disconnect();
+        pair.hold(0, Held::Data);
+        pair.hold(0, Held::Meta);
+        let grown = pair.begin_command(0, OperatorCommand::Resize(NEW));
+        let closed = pair.begin_command(0, OperatorCommand::Shutdown);
+        for step in 0..32 {
+            let part = if order >> (step % 10) & 1 == 0 { Held::Data } else { Held::Meta };
+            pair.release_one(0, part);
+        }
+        pair.release(0, Held::Data);
+        pair.release(0, Held::Meta);
+        assert_eq!(pair.answer(closed), Some(OperatorAnswer::Done), "{order:b}");
+        let done = pair.answer(grown).expect("an answer") == OperatorAnswer::Done;
+        pair.crash(0);
+        pair.restart(0);
+        assert!(!done || pair.status(0).size_bytes == NEW, "{order:b}");
+        pair.connect();
+        pair.pass_time();
+        assert_in_sync(&pair);
+    }
+}

@@ -132,7 +132,9 @@ fn misfit(mine: &NodeView, theirs: &NodeView) -> Option<Refusal> {
     if mine.node == theirs.node {
         return Some(Refusal::SameNode(mine.node));
     }
-    if mine.size_bytes != theirs.size_bytes {
+    // A disk that failed does not grow any more, and nothing is copied to it.
+    let has_copy = |node: &NodeView| node.copy != Copy::Diskless;
+    if mine.size_bytes != theirs.size_bytes && has_copy(mine) && has_copy(theirs) {
         return Some(Refusal::Size { mine: mine.size_bytes, theirs: theirs.size_bytes });
     }
     if mine.block_bytes != theirs.block_bytes {

@@ -15,9 +15,11 @@
 //!
 //! A follower never has less than its leader: it takes the size first. A crash between the two leaves it with more. A
 //! peer that was away has less. Either way two copies of different sizes meet, and the smaller one grows before they
-//! conclude anything else: as far as its configuration allows, which names the same size on every node. While a volume
-//! grows no handshake is concluded and so no session begins; and it grows only while none is about to, and no resync
-//! and no verify runs.
+//! conclude anything else: as far as its configuration allows, which names the same size on every node.
+//!
+//! Making room may take long and hinders nothing; if a peer comes or goes meanwhile, or somebody else leads, the growth
+//! is given up. Taking the size is short: meanwhile no handshake is concluded, so no session begins, and it is done only
+//! while none is about to, and no resync and no verify runs.
 
 use super::{
     DiskState,
@@ -54,7 +56,9 @@ pub(crate) struct Growing {
 struct Growth {
     size_bytes: u64,
     stage: Stage,
-    /// The followers that have not answered in this stage.
+    /// The followers that were asked for room.
+    followers: Vec<PeerIndex>,
+    /// Those that have not answered in this stage.
     awaited: Vec<PeerIndex>,
     /// The command that ordered it.
     id: Option<CommandId>,
@@ -73,9 +77,9 @@ enum Stage {
 }
 
 impl Growing {
-    /// Whether nothing may be concluded with a peer now.
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
+    /// Whether nothing may be concluded with a peer now: the size is being taken.
+    pub(crate) fn takes_size(&self) -> bool {
+        self.under_way.as_ref().is_some_and(|growth| growth.stage != Stage::Room)
     }
 }
 
@@ -92,12 +96,20 @@ impl Volume {
                 self.config.size_bytes_max
             ))
         } else if size_bytes == own {
+            // It is what one says who has changed his mind.
+            if !self.growth.takes_size() {
+                self.abandon_growth("another `resize` was ordered");
+            }
             self.answer(id, Ok(()));
             return;
+        } else if self.demotion.is_some() {
+            Some("this node is leaving its role".to_owned())
+        } else if self.growth.under_way.is_some() {
+            Some("the volume grows already; `resize` to its present size ends that".to_owned())
         } else if let Err(error) = self.store().layout_for(size_bytes) {
             Some(error.to_string())
-        } else if !self.may_grow_now() {
-            Some("a resync, a verify or another change is under way: try again at its end".to_owned())
+        } else if !self.is_calm() {
+            Some("a resync, a verify or a handshake is under way: try again at its end".to_owned())
         } else {
             None
         };
@@ -113,6 +125,7 @@ impl Volume {
             && mine < theirs
             && theirs <= self.config.size_bytes_max
             && self.growth.failed.is_none_or(|failed| theirs < failed)
+            && self.store().layout_for(theirs).is_ok()
         {
             self.growth.met = Some((peer, theirs));
         }
@@ -123,18 +136,25 @@ impl Volume {
     }
 
     /// Whether every session is one that a growth can take along, or has not begun.
-    fn may_grow_now(&self) -> bool {
+    fn is_calm(&self) -> bool {
         let calm = self.peers.iter().all(|peer| match &peer.session {
             Session::Down | Session::Greeting | Session::Comparing(_) | Session::Apart(_) => true,
             Session::Leading(leading) => leading.in_sync(),
             Session::Starting(_) | Session::Following(_) => false,
         });
-        calm && self.growth.under_way.is_none() && self.verify.is_none() && self.disk != DiskState::Failed
+        calm && self.verify.is_none() && self.demotion.is_none() && self.disk != DiskState::Failed
+    }
+
+    /// Whether everybody who follows was asked for room.
+    fn all_were_asked(&self, followers: &[PeerIndex]) -> bool {
+        let leads = |&peer: &PeerIndex| matches!(self.session(peer), Session::Leading(_));
+        self.peer_indices().filter(leads).all(|peer| followers.contains(&peer))
     }
 
     fn begin_growth(&mut self, size_bytes: u64, id: Option<CommandId>) {
-        let awaited = self.send_step(GrowthStep::Room, size_bytes);
-        self.growth.under_way = Some(Growth { size_bytes, stage: Stage::Room, awaited, id, leader: None });
+        let followers = self.send_step(GrowthStep::Room, size_bytes);
+        let (stage, awaited) = (Stage::Room, followers.clone());
+        self.growth.under_way = Some(Growth { size_bytes, stage, followers, awaited, id, leader: None });
     }
 
     /// Tells every follower to take a step; who they are.
@@ -148,10 +168,13 @@ impl Volume {
     }
 
     pub(crate) fn advance_growth(&mut self) {
+        if self.is_closing() {
+            return;
+        }
         if let Some((_, size_bytes)) = self.growth.met {
             if size_bytes <= self.store().size_bytes() {
                 self.growth.met = None;
-            } else if self.may_grow_now() {
+            } else if self.growth.under_way.is_none() && self.is_calm() {
                 self.begin_growth(size_bytes, None);
             }
         }
@@ -160,7 +183,12 @@ impl Volume {
         let Some(growth) = &self.growth.under_way else { return };
         let (size_bytes, all_answered) = (growth.size_bytes, growth.awaited.is_empty());
         match growth.stage {
+            Stage::Room if self.follows_somebody() => self.abandon_growth("another node leads now"),
             Stage::Room if all_answered && own_room >= Some(size_bytes) => {
+                if !self.is_calm() || !self.all_were_asked(&growth.followers) {
+                    self.give_growth_up("a peer came meanwhile, or a resync or verify began; try again");
+                    return;
+                }
                 let awaited = self.send_step(GrowthStep::Size, size_bytes);
                 let growth = self.growth.under_way.as_mut().expect("just looked at");
                 (growth.stage, growth.awaited) = (Stage::Followers, awaited);
@@ -205,7 +233,7 @@ impl Volume {
             self.growth.room_bytes = self.growth.room_bytes.max(size_bytes);
         }
         if let Some((peer, link, asked)) = self.growth.asked
-            && (result.is_err() || asked <= size_bytes)
+            && asked <= size_bytes
         {
             self.growth.asked = None;
             if self.peer(peer).link == Some(link) {
@@ -213,7 +241,10 @@ impl Volume {
                 self.send(peer, Channel::Control, Frame::Grown { step, size_bytes: asked, done });
             }
         }
-        if result.is_err() {
+        let room_bytes = self.growth.room_bytes;
+        let lacks_room = |growth: &Growth| (room_bytes + 1..=size_bytes).contains(&growth.size_bytes);
+        if result.is_err() && self.growth.under_way.as_ref().is_some_and(lacks_room) {
+            self.growth.failed = Some(size_bytes);
             self.abandon_growth("there is no room for it on this node's disk");
         }
     }
@@ -234,6 +265,7 @@ impl Volume {
             _ if size_bytes <= own => Some(true),
             _ if !able || !fits => Some(false),
             GrowthStep::Room if self.growth.room_bytes >= size_bytes => Some(true),
+            GrowthStep::Room if self.growth.asked.is_some_and(|(other, ..)| other != peer) => Some(false),
             GrowthStep::Room => {
                 self.growth.asked = Some((peer, link, size_bytes));
                 None
@@ -242,9 +274,14 @@ impl Volume {
                 return Err(Broken("a size for which there is no room yet"));
             }
             GrowthStep::Size => {
-                let (stage, leader) = (Stage::Followers, Some((peer, link)));
-                self.growth.under_way =
-                    Some(Growth { size_bytes, stage, awaited: Vec::new(), id: None, leader });
+                self.growth.under_way = Some(Growth {
+                    size_bytes,
+                    stage: Stage::Followers,
+                    followers: Vec::new(),
+                    awaited: Vec::new(),
+                    id: None,
+                    leader: Some((peer, link)),
+                });
                 None
             }
         };
@@ -271,6 +308,9 @@ impl Volume {
             (_, true) => {}
             (GrowthStep::Room, false) => {
                 let name = self.config.peer_names[peer.as_usize()].clone();
+                if growth.id.is_none() {
+                    self.growth.failed = Some(size_bytes);
+                }
                 self.abandon_growth(&format!(
                     "{name} cannot: its disk has no room for it, or its configuration says another `size`"
                 ));
@@ -279,10 +319,14 @@ impl Volume {
         }
     }
 
-    /// The link to a peer is gone: nobody waits for it, and it grows when it is back.
+    /// The link to a peer is gone. If it had room, nobody waits for it: it grows when it is back.
     pub(crate) fn on_growing_peer_gone(&mut self, peer: PeerIndex) {
         if let Some(growth) = &mut self.growth.under_way {
+            let waited = growth.awaited.contains(&peer);
             growth.awaited.retain(|&other| other != peer);
+            if waited && growth.stage == Stage::Room {
+                self.give_growth_up("a peer was lost before it had room; try again");
+            }
         }
         self.growth.met = self.growth.met.filter(|&(other, _)| other != peer);
         self.growth.failed = None;
@@ -291,7 +335,10 @@ impl Volume {
 
     /// The superblock with the new size is stable.
     pub(crate) fn on_size_stable(&mut self) {
-        let Some(growth) = self.growth.under_way.take() else { panic!("only a growth changes the size") };
+        // The next growth has another layout, and so wants other room.
+        self.growth.room_bytes = self.store().size_bytes();
+        // It was given up when the volume was closed.
+        let Some(growth) = self.growth.under_way.take() else { return };
         let Growth { size_bytes, id, leader, .. } = growth;
         assert_eq!(self.store().size_bytes(), size_bytes, "the size that was asked for");
         self.notice(Notice::Grown(size_bytes));
@@ -302,14 +349,32 @@ impl Volume {
             self.send(peer, Channel::Control, Frame::Grown { step, size_bytes, done });
         }
         self.answer_maybe(id, Ok(()));
+        if leader.is_some() && !self.has_primary() {
+            // Whom this node leads itself was not asked.
+            for peer in self.peer_indices() {
+                if matches!(self.session(peer), Session::Leading(_)) {
+                    self.close_link(peer, "the volume has grown");
+                }
+            }
+        }
         self.report_everywhere_again();
     }
 
-    /// The volume keeps its size.
+    /// The volume keeps its size, and is not asked again to take that of a peer.
     pub(crate) fn abandon_growth(&mut self, why: &str) {
         self.growth.met = None;
+        self.give_growth_up(why);
+    }
+
+    /// The volume keeps its size for now.
+    fn give_growth_up(&mut self, why: &str) {
         let Some(growth) = self.growth.under_way.take() else { return };
-        self.growth.failed = Some(growth.size_bytes);
+        if let Some((peer, link)) = growth.leader
+            && self.peer(peer).link == Some(link)
+        {
+            let (step, size_bytes, done) = (GrowthStep::Size, growth.size_bytes, false);
+            self.send(peer, Channel::Control, Frame::Grown { step, size_bytes, done });
+        }
         self.notice(Notice::NotGrown(format!(
             "The volume did not grow to {} bytes: {why}.",
             growth.size_bytes

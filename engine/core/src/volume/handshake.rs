@@ -237,7 +237,7 @@ impl Volume {
 
     /// Concludes from the two newest reports and says so.
     fn conclude(&mut self, peer: PeerIndex) {
-        if self.growth.is_under_way() {
+        if self.growth.takes_size() {
             return;
         }
         let Session::Comparing(comparing) = &mut self.peer_mut(peer).session else { return };
@@ -292,6 +292,9 @@ impl Volume {
 
     /// Begins to act once both have concluded the same from the same reports.
     fn act_when_agreed(&mut self, peer: PeerIndex) {
+        if self.growth.takes_size() {
+            return;
+        }
         let Session::Comparing(comparing) = &self.peer(peer).session else { return };
         let (Some(concluded), Some(other)) = (comparing.concluded, comparing.peer_concluded) else { return };
         if concluded != other {

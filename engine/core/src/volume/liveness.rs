@@ -1,7 +1,8 @@
 //! Links that come and go, silence, and the one timer of a volume.
 //!
-//! Pings go every second on the control channel, apart from bulk data; a peer from which nothing at all came
-//! for `peer_timeout` is dropped, and so is one that owes an acknowledgement for that long.
+//! About once a second one of the two sends a ping on the control channel, apart from bulk data, and the other answers:
+//! so both have heard of each other. A peer from which nothing at all came for `peer_timeout` is dropped, and so is one
+//! that owes an acknowledgement for that long.
 
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use super::{
 };
 use crate::ids::{PeerIndex, Timestamp};
 
-/// Between two pings.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two pings: two ticks of a primary (P8), so that it is not woken for pings alone.
+const PING_INTERVAL: Duration = Duration::from_millis(900);
+/// Whoever was pinged waits this long for the next ping before it sends one itself: the two do not ping both.
+const PINGED_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two rises of the attach counter while data change (D6).
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -49,7 +52,7 @@ impl Volume {
         state.link = Some(link);
         state.session = Session::Greeting;
         state.heard_at = now;
-        state.pinged_at = now;
+        state.ping_at = now.after(PING_INTERVAL);
         state.owing_since = None;
         state.hello = None;
         self.send_hello(peer);
@@ -118,12 +121,18 @@ impl Volume {
                 self.close_link(peer, "nothing came for longer than peer_timeout");
             } else if owing {
                 self.close_link(peer, "an acknowledgement is due for longer than peer_timeout");
-            } else if self.now.since(self.peer(peer).pinged_at) >= PING_INTERVAL {
-                self.peer_mut(peer).pinged_at = self.now;
+            } else if self.now >= self.peer(peer).ping_at {
                 let now = self.now;
+                self.peer_mut(peer).ping_at = now.after(PING_INTERVAL);
                 self.send(peer, Channel::Control, Frame::Ping(now));
             }
         }
+    }
+
+    /// The peer asks whether this node lives; that it does so itself shows that it lives, so it need not be asked.
+    pub(crate) fn on_ping(&mut self, peer: PeerIndex, time: Timestamp) {
+        self.peer_mut(peer).ping_at = self.now.after(PINGED_INTERVAL);
+        self.send(peer, Channel::Control, Frame::Pong(time));
     }
 
     /// When the attach counter is next to rise, if data have changed by then (D6).
@@ -198,9 +207,9 @@ impl Volume {
                 state.owing_since = Some(now);
             }
             state.progress = progress;
-            let (heard, pinged, owing) = (state.heard_at, state.pinged_at, state.owing_since);
+            let (heard, ping_at, owing) = (state.heard_at, state.ping_at, state.owing_since);
             at(heard.after(self.config.peer_timeout));
-            at(pinged.after(PING_INTERVAL));
+            at(ping_at);
             if let Some(since) = owing {
                 at(since.after(self.config.peer_timeout));
             }

@@ -42,7 +42,8 @@ pub(crate) struct Peer {
     pub(crate) session: Session,
     /// When anything last came from it on this link.
     pub(crate) heard_at: Timestamp,
-    pub(crate) pinged_at: Timestamp,
+    /// When it is pinged next.
+    pub(crate) ping_at: Timestamp,
     /// What it said of itself on this link.
     pub(crate) told: Option<Told>,
     /// The generation that was offered and is not confirmed yet (G1).
@@ -155,7 +156,7 @@ impl Peer {
             link: None,
             session: Session::Down,
             heard_at: Timestamp(0),
-            pinged_at: Timestamp(0),
+            ping_at: Timestamp(0),
             told: None,
             offered: None,
             taking: None,

@@ -361,7 +361,7 @@ impl Volume {
             (Channel::Control, Frame::Invalidate) => self.on_invalidate(peer),
             (Channel::Control, Frame::InvalidateAnswer(refusal)) => self.on_invalidate_answer(peer, refusal),
             (Channel::Control, Frame::Ping(time)) => {
-                self.send(peer, Channel::Control, Frame::Pong(time));
+                self.on_ping(peer, time);
                 Ok(())
             }
             (Channel::Control, Frame::Pong(time)) => {

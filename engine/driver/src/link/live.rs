@@ -23,7 +23,7 @@ use evenkeel_core::volume::{
     wire::Frame,
 };
 use quinn::{RecvStream, SendStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     channel::{self, Outgoing},
@@ -67,6 +67,8 @@ pub(super) struct Links {
 #[derive(Debug)]
 struct Live {
     peer: PeerKey,
+    /// The peer's, for frames of the control channel.
+    talked: Rc<Notify>,
     volume: VolumeKey,
     /// By channel.
     outgoing: [Rc<Outgoing>; 3],
@@ -97,8 +99,10 @@ impl Links {
     ) -> Option<usize> {
         let live = self.live.borrow();
         let live = live.get(&link)?;
-        if channel == Channel::Data {
-            self.sent.set(self.sent.get().wrapping_add(1));
+        match channel {
+            Channel::Data => self.sent.set(self.sent.get().wrapping_add(1)),
+            Channel::Control => live.talked.notify_one(),
+            Channel::Resync => {}
         }
         Some(live.outgoing[index(channel)].push(frame, checksum))
     }
@@ -124,6 +128,7 @@ impl Links {
         let outgoing = [(); 3].map(|()| Rc::new(Outgoing::new(session)));
         let mut live = Live {
             peer: peer.key,
+            talked: Rc::clone(&peer.talked),
             volume,
             outgoing: outgoing.clone(),
             connections: [data.connection, resync.connection],

@@ -73,6 +73,8 @@ pub(super) struct Peer {
     pub(super) volumes: RefCell<BTreeMap<VolumeKey, Own>>,
     /// The volumes or the wishes for them changed.
     pub(super) changed: Notify,
+    /// Something was said on the control channel of a link.
+    pub(super) talked: Rc<Notify>,
     pub(super) arrivals: mpsc::UnboundedSender<Arrival>,
     /// Links that the peer has begun, by their ticket.
     pub(super) expected: RefCell<BTreeMap<Ticket, Joining>>,
@@ -93,6 +95,7 @@ impl Peer {
             address: Cell::new(address.address),
             volumes: RefCell::default(),
             changed: Notify::new(),
+            talked: Rc::default(),
             arrivals,
             expected: RefCell::default(),
             unannounced: Cell::new(0),

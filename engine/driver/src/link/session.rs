@@ -111,7 +111,7 @@ impl Session {
                     let (send, receive) = stream?;
                     self.begin(send, receive)?;
                 }
-                () = probe.refused(&self.shared.links.sent) => {
+                () = probe.refused(&self.shared.links.sent, &self.peer.talked) => {
                     if !self.answers().await? {
                         return Err(Broken::gone("its process is gone: nobody listens at its port"));
                     }

@@ -9,7 +9,6 @@ use evenkeel_core::{
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
-use tokio::time::Instant;
 
 /// Where the kernel shows its boot id.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -29,11 +28,6 @@ pub(super) enum RunError {
 /// it to the boot clock (D6).
 pub(super) fn now() -> Timestamp {
     Timestamp(nanos(ClockId::Boottime))
-}
-
-/// When a point in monotonic time comes, for the runtime's timers.
-pub(super) fn instant_of(time: Timestamp) -> Instant {
-    Instant::now() + time.since(now())
 }
 
 fn nanos(clock: ClockId) -> u64 {

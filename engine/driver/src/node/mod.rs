@@ -18,10 +18,11 @@
 //! | `runner` | an open volume: the core, its disks, its clients, its time |
 //! | `device` | a volume as an NBD block device |
 //! | `summary` | what an operator is told of a volume, from all that is known |
-//! | `clock` | time and randomness |
+//! | `clock`, `alarm` | time and randomness; the time at which a volume is woken |
 //! | `abort` | a panic on the data thread ends the process |
 
 pub(crate) mod abort;
+mod alarm;
 mod clock;
 mod command;
 mod data_thread;

@@ -17,6 +17,7 @@ use evenkeel_nbd::{
 use tokio::sync::watch;
 
 use super::{
+    alarm::Alarm,
     clock,
     data_thread::DataThread,
     device::VolumeDevice,
@@ -197,6 +198,7 @@ impl Slot {
             events: thread.events.clone(),
             export: Rc::clone(&self.export),
             made: files.made.is_some(),
+            alarm: Alarm::new().map_err(|error| cannot(error.to_string()))?,
             settings,
         });
         // The sender lives as long as the runner.

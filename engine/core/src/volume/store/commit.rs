@@ -51,18 +51,18 @@ impl Store {
         if self.condemned {
             return self.begin_last_commit();
         }
-        if let Some(pieces) = self.begin_growth_commit() {
-            return Some(pieces);
-        }
+        let moved = self.move_bitmaps();
+        let moves = moved.is_some();
         let quiet_wanted = self.waiting.iter().any(|(need, _)| *need == Need::Quiet);
         let scope = if quiet_wanted { FlushScope::All } else { FlushScope::Sets };
         let mut pieces = self.activity_writes(stable, quiet_wanted, admitted);
         let activity = !pieces.is_empty();
+        pieces.extend(moved.into_iter().flatten());
         let bits_wanted = self.flush_bits
             || self.activity.needs_flush()
             || self.waiting.iter().any(|(need, _)| *need != Need::Superblock);
         let mut bitmaps = vec![false; self.bitmaps.len()];
-        if bits_wanted {
+        if bits_wanted && !moves {
             self.flush_bits = false;
             for (bitmap, flushing) in self.bitmaps.iter_mut().zip(&mut bitmaps) {
                 if bitmap.needs_flush(scope) {
@@ -72,11 +72,13 @@ impl Store {
             }
         }
         let quiet = quiet_wanted
+            && !moves
             && !activity
             && self.activity.is_clean()
             && !self.bitmaps.iter().any(|bitmap| bitmap.needs_flush(FlushScope::All));
         let ready = |need: Need| match need {
-            Need::Superblock | Need::Bitmaps => true,
+            Need::Superblock => true,
+            Need::Bitmaps => !moves,
             Need::Quiet => quiet,
         };
         let then: Vec<Then> =

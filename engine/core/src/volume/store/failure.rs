@@ -25,6 +25,8 @@ impl Store {
             attach_counter: superblock.attach_counter,
             counted_at_boot_nanos: superblock.counted_at_boot_nanos,
             instance: superblock.instance,
+            // What is there was whole before it was named here.
+            layout: superblock.layout.clone(),
             ..stable
         };
         superblock.flags.was_up_to_date = false;

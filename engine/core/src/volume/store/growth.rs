@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   begin_growth ──> pages of every bitmap, in a new place, chunk by chunk ──> superblock ──> Then::Grown
-//!                    (nothing else is committed meanwhile)
+//!                    (no bits are flushed meanwhile; the rest is committed beside them)
 //! ```
 //!
 //! A crash before the superblock leaves the volume as it was: nothing that its superblock names was touched. The
@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use super::{Commit, Store, Then, piece};
+use super::{Store, Then, piece};
 use crate::{
     ids::PeerIndex,
     meta::layout::{Layout, LayoutError},
@@ -44,9 +44,10 @@ impl Store {
         self.growth = Some(Growth { layout, next });
     }
 
-    /// The next pages of the growth under way, as a commit of their own. When all are stable the superblock is to
-    /// name them.
-    pub(super) fn begin_growth_commit(&mut self) -> Option<Vec<(u64, Bytes)>> {
+    /// The next pages of the growth under way, for the commit that begins. When all are stable the superblock of the
+    /// next commit names them. An extent that leaves the activity log meanwhile has its bits on media already, where
+    /// they were, and in memory, from where they are moved.
+    pub(super) fn move_bitmaps(&mut self) -> Option<Vec<(u64, Bytes)>> {
         let growth = self.growth.as_mut()?;
         let Some((peer, first)) = growth.next else {
             let Growth { layout, .. } = self.growth.take().expect("just looked at");
@@ -64,10 +65,7 @@ impl Store {
                 .map(|next| (next, 0))
         };
         let bitmap = &mut self.bitmaps[peer.as_usize()];
-        let pieces = (first..end).map(|page| piece(bitmap.move_page(region, page))).collect();
-        self.commit =
-            Some(Commit { then: Vec::new(), superblock: false, activity: false, bitmaps: Vec::new() });
-        Some(pieces)
+        Some((first..end).map(|page| piece(bitmap.move_page(region, page))).collect())
     }
 
     fn take_layout(&mut self, layout: Layout) {

@@ -19,10 +19,7 @@ impl Runner {
                 Action::Send { link, channel, frame, .. } => self.endpoint.send(link, channel, &frame, None),
                 Action::CloseLink { link, reason, .. } => self.endpoint.close(link, reason),
                 Action::Reply { client, id, result } => self.answer_request(inner, client, id, result),
-                Action::WakeAt(time) => {
-                    self.timer.at.set(Some(time));
-                    self.timer.changed.notify_one();
-                }
+                Action::WakeAt(time) => self.alarm.set(time),
                 Action::Answer { id, answer } => {
                     // Who asked and does not wait any more needs no answer.
                     if let Some(order) = inner.orders.remove(&id) {

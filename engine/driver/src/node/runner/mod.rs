@@ -21,7 +21,7 @@ mod orders;
 mod primaries;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::{BTreeMap, VecDeque},
     future::poll_fn,
     rc::{Rc, Weak},
@@ -51,7 +51,9 @@ pub(super) use self::{
     notices::{PeerRemarks, Remarks},
 };
 use super::{
-    abort, clock,
+    abort,
+    alarm::Alarm,
+    clock,
     events::Events,
     memory::{Memory, MemoryFile, MemoryWriter},
     problem::Problem,
@@ -78,6 +80,7 @@ pub(super) struct Parts {
     pub(super) export: Rc<watch::Sender<ExportState>>,
     /// The copy was made just now; what is remembered is of another one.
     pub(super) made: bool,
+    pub(super) alarm: Alarm,
 }
 
 /// See the module's head.
@@ -94,7 +97,7 @@ pub(super) struct Runner {
     /// Writes of parts of blocks take turns (see [`ByteDisk::needs_turn`]).
     block_turn: tokio::sync::Mutex<()>,
     endpoint: Rc<Endpoint>,
-    timer: Timer,
+    alarm: Alarm,
     export: Rc<watch::Sender<ExportState>>,
     /// The copy was made at this start.
     made: bool,
@@ -127,13 +130,6 @@ struct Inner {
     export_may_change: bool,
 }
 
-/// The one timer of a volume.
-#[derive(Debug, Default)]
-struct Timer {
-    at: Cell<Option<Timestamp>>,
-    changed: Notify,
-}
-
 impl Runner {
     /// Begins to open the volume.
     pub(super) fn start(parts: Parts) -> Rc<Self> {
@@ -150,6 +146,7 @@ impl Runner {
             events,
             export,
             made,
+            alarm,
         } = parts;
         let remembered = Remembered {
             cluster: memory.cluster,
@@ -190,7 +187,7 @@ impl Runner {
             meta,
             block_turn: tokio::sync::Mutex::new(()),
             endpoint,
-            timer: Timer::default(),
+            alarm,
             export,
             made,
             features,
@@ -375,18 +372,8 @@ async fn pump_meta(runner: Rc<Runner>) {
 
 /// Wakes the volume when it wants to be.
 async fn keep_time(runner: Rc<Runner>) {
-    let timer = &runner.timer;
     loop {
-        match timer.at.get() {
-            None => timer.changed.notified().await,
-            Some(at) if at <= clock::now() => {
-                timer.at.set(None);
-                runner.turn([Event::Wake]);
-            }
-            Some(at) => tokio::select! {
-                () = timer.changed.notified() => {}
-                () = tokio::time::sleep_until(clock::instant_of(at)) => {}
-            },
-        }
+        runner.alarm.rings().await;
+        runner.turn([Event::Wake]);
     }
 }
