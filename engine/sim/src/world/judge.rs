@@ -171,11 +171,13 @@ impl<E: Engine> World<'_, E> {
             return;
         }
         for other in 0..self.plan.nodes {
-            // A node that is gone may have another disk by the time at which its primary hears of it.
+            // A node that is gone may have another disk by the time at which its primary hears of it, and may even be
+            // back with it.
             let counts = if other == node {
                 own_disk
             } else {
-                self.nodes[other].runs() && self.plan.protocol != Protocol::A && self.in_sync(node, other)
+                let both_say_so = self.in_sync(node, other) && self.in_sync(other, node);
+                self.nodes[other].runs() && self.plan.protocol != Protocol::A && both_say_so
             };
             if counts {
                 self.oracle.stable_on(other, &self.nodes[other].disk.certain_data());
