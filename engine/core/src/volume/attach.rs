@@ -154,6 +154,7 @@ impl Volume {
             log: WriteLog::new(WRITE_LOG_CAPACITY, Sequence::ZERO),
             flushes: Flushes::default(),
             waiting: std::collections::VecDeque::new(),
+            too_far_ahead: false,
             inflight_bytes: 0,
             confirming: Vec::new(),
             withheld_reads: Vec::new(),

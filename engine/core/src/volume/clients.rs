@@ -24,6 +24,9 @@ use crate::ids::{Sequence, Timestamp};
 /// No piece of a write is longer than this: it must fit a frame.
 pub(crate) const PIECE_BYTES_MAX: u64 = 1 << 20;
 
+/// Protocol A: a peer that was too far behind comes nearer by one in so many parts of what is allowed.
+const LAG_SHARE: u64 = 16;
+
 /// A request that is not admitted yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
@@ -191,7 +194,7 @@ impl Volume {
     }
 
     /// Whether the limits leave room for one more write (W1).
-    fn has_room_for(&self, bytes: u64) -> bool {
+    fn has_room_for(&mut self, bytes: u64) -> bool {
         let idle = self.requests.len() == 0;
         let fits = self.inflight_bytes + bytes <= self.config.max_inflight_bytes
             && self.requests.len() < self.config.max_inflight_writes;
@@ -199,12 +202,20 @@ impl Volume {
         (idle || fits) && !self.is_holding_writes() && !self.is_too_far_ahead()
     }
 
-    /// Protocol A: whether a peer is further behind than allowed.
-    fn is_too_far_ahead(&self) -> bool {
-        self.config.protocol == Protocol::A
-            && self.peers.iter().any(|peer| {
-                peer.is_counted() && self.log.lag_bytes(Place::Peer(peer.index)) >= self.config.max_lag_bytes
-            })
+    /// Protocol A: whether a peer is further behind than allowed. If so, it has to come nearer by a part of that: were
+    /// one write let in for each that it has applied, each would follow the answers to all before it (W5), and the peer
+    /// could apply only one at a time.
+    fn is_too_far_ahead(&mut self) -> bool {
+        if self.config.protocol != Protocol::A {
+            return false;
+        }
+        let max = self.config.max_lag_bytes;
+        let limit = if self.too_far_ahead { max - max / LAG_SHARE } else { max };
+        self.too_far_ahead = self
+            .peers
+            .iter()
+            .any(|peer| peer.is_counted() && self.log.lag_bytes(Place::Peer(peer.index)) >= limit);
+        self.too_far_ahead
     }
 
     fn admit_write(

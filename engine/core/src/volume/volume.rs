@@ -95,6 +95,8 @@ pub struct Volume {
     pub(crate) flushes: Flushes,
     /// Requests that are not admitted yet, first come first served (W1).
     pub(crate) waiting: VecDeque<Waiting>,
+    /// Protocol A: a peer is as far behind as it may be, and has not come nearer by a good piece since.
+    pub(crate) too_far_ahead: bool,
     /// Bytes of writes that are admitted and not answered.
     pub(crate) inflight_bytes: u64,
     /// Peers that have to confirm, and since when, before answers go on (P8).
@@ -421,8 +423,6 @@ impl Volume {
             }
         }
         if self.store().is_short_of_slots() {
-            let issued = self.log.issued();
-            self.want_stable(issued);
             self.advance_flushes();
         }
     }
