@@ -54,7 +54,9 @@ fn comes_in(kind: Kind) -> u8 {
             Frame::Report | Frame::Agree => TALKING | TARGET | ESTABLISHED,
             Frame::Ask | Frame::Answer | Frame::Mark | Frame::Leave | Frame::Ping | Frame::Pong => LINKED,
             Frame::Offer | Frame::Compare | Frame::Fetch | Frame::Fetched => ESTABLISHED,
-            Frame::Yield | Frame::Yielded | Frame::Grow => ESTABLISHED,
+            Frame::Yielded | Frame::Grow => ESTABLISHED,
+            // From a host that failed too, as it crosses the loss of its primary.
+            Frame::Yield => ESTABLISHED | APART,
             Frame::Grown => ESTABLISHED | VERIFY,
             // It may cross the beginning of a resync.
             Frame::Outdate | Frame::Outdated => ESTABLISHED | TARGET | SOURCE,
@@ -102,9 +104,10 @@ fn takes(standing: Standing, kind: Kind) -> bool {
     match kind {
         // Clients go to a primary, and learn only by an answer that it is one no more; an operator demotes one.
         Kind::Read | Kind::Write | Kind::Zero | Kind::Flush | Kind::ClientGone => {
-            leads || !matches!(standing, Standing::Diskless | Standing::Outdated)
+            leads || standing != Standing::Diskless
         }
-        Kind::Secondary => leads,
+        // An operator may be late: the role has ended.
+        Kind::Secondary => leads || standing == Standing::Failed,
         Kind::Invalidate | Kind::Resolve => !leads,
         Kind::ReadDone | Kind::ReadFailed => true,
         Kind::Frame(frame) => match frame {
