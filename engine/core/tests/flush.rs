@@ -5,8 +5,9 @@ mod pair;
 use bytes::Bytes;
 use evenkeel_core::volume::{
     config::Protocol,
-    io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
+    io::{ClientOperation, Event, RequestError, RequestOutcome, ZeroMode},
     span::ByteSpan,
+    wire::Frame,
 };
 use pair::{Held, Pair, Settings};
 
@@ -111,4 +112,49 @@ fn w5_a_replica_begins_nothing_before_the_answered_is_applied() {
         }
         assert_eq!(pair.data(0), pair.data(1));
     }
+}
+
+/// A replica of protocol A begins nothing that follows a flush before its end: one for each write would take it down to
+/// one write at a time.
+#[test]
+fn w5_a_log_that_fills_asks_for_one_flush_at_a_time() {
+    let mut pair = primary(Protocol::A);
+    pair.hold(1, Held::Flush);
+    pair.recorded = Some(Vec::new());
+    let flushes = |pair: &Pair| {
+        let frames = pair.recorded.as_ref().expect("recorded").iter();
+        frames.filter(|(_, event)| matches!(event, Event::Frame { frame: Frame::FlushTo(_), .. })).count()
+    };
+    let mut writes = 0;
+    while flushes(&pair) == 0 {
+        assert_eq!(pair.request(0, write(writes % 16, 1, false)), DONE);
+        writes += 1;
+        assert!(writes < 20_000, "the log is never half full");
+    }
+    for _ in 0..100 {
+        assert_eq!(pair.request(0, write(0, 2, false)), DONE);
+    }
+    assert_eq!(flushes(&pair), 1, "the first has not ended");
+    pair.release(1, Held::Flush);
+    assert_eq!(pair.request(0, write(0, 3, false)), DONE);
+    assert_eq!(flushes(&pair), 1, "it was for nearly all");
+}
+
+/// Writes that were let in one for each that the replica has applied would each follow the answers to all before.
+#[test]
+fn w5_a_replica_that_is_too_far_behind_comes_nearer_by_a_piece() {
+    // Two extents of the small activity log, again and again; 512 of them are `max_lag`.
+    const BYTES: usize = 128 << 10;
+    let mut pair = primary(Protocol::A);
+    pair.hold(1, Held::Write);
+    let operation = || ClientOperation::Write { offset: 0, payload: Bytes::from(vec![1; BYTES]), fua: false };
+    for _ in 0..512 {
+        assert_eq!(pair.request(0, operation()), DONE, "within max_lag");
+    }
+    let late = pair.begin_request(0, operation());
+    for applied in 0..33 {
+        assert_eq!(pair.reply(late), None, "{applied} writes nearer");
+        pair.release_one(1, Held::Write);
+    }
+    assert_eq!(pair.reply(late), Some(DONE), "a sixteenth of max_lag nearer");
 }

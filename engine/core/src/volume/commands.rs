@@ -205,6 +205,5 @@ impl Volume {
             self.answer(id, Err("the connection was lost before the peer had answered; try again"));
         }
         self.on_invalidate_peer_gone(peer);
-        self.on_growing_peer_gone(peer);
     }
 }

@@ -285,6 +285,7 @@ impl Volume {
         self.on_promotion_peer_gone(peer);
         self.on_yield_peer_gone(peer);
         self.on_discard_peer_gone(peer);
+        self.on_growing_peer_gone(peer);
         self.ask_reads_again();
         if self.is_diskless() {
             return;

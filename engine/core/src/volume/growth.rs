@@ -145,10 +145,13 @@ impl Volume {
         calm && self.verify.is_none() && self.demotion.is_none() && self.disk != DiskState::Failed
     }
 
+    fn followers(&self) -> impl Iterator<Item = PeerIndex> + '_ {
+        self.peer_indices().filter(|&peer| self.peer(peer).receives())
+    }
+
     /// Whether everybody who follows was asked for room.
     fn all_were_asked(&self, followers: &[PeerIndex]) -> bool {
-        let leads = |&peer: &PeerIndex| matches!(self.session(peer), Session::Leading(_));
-        self.peer_indices().filter(leads).all(|peer| followers.contains(&peer))
+        self.followers().all(|peer| followers.contains(&peer))
     }
 
     fn begin_growth(&mut self, size_bytes: u64, id: Option<CommandId>) {
@@ -159,8 +162,7 @@ impl Volume {
 
     /// Tells every follower to take a step; who they are.
     fn send_step(&mut self, step: GrowthStep, size_bytes: u64) -> Vec<PeerIndex> {
-        let followers: Vec<PeerIndex> =
-            self.peer_indices().filter(|&peer| matches!(self.session(peer), Session::Leading(_))).collect();
+        let followers: Vec<PeerIndex> = self.followers().collect();
         for &peer in &followers {
             self.send(peer, Channel::Control, Frame::Grow { step, size_bytes });
         }
@@ -236,10 +238,7 @@ impl Volume {
             && asked <= size_bytes
         {
             self.growth.asked = None;
-            if self.peer(peer).link == Some(link) {
-                let (step, done) = (GrowthStep::Room, result.is_ok());
-                self.send(peer, Channel::Control, Frame::Grown { step, size_bytes: asked, done });
-            }
+            self.answer_leader((peer, link), GrowthStep::Room, asked, result.is_ok());
         }
         let room_bytes = self.growth.room_bytes;
         let lacks_room = |growth: &Growth| (room_bytes + 1..=size_bytes).contains(&growth.size_bytes);
@@ -289,6 +288,19 @@ impl Volume {
             self.send(peer, Channel::Control, Frame::Grown { step, size_bytes, done });
         }
         Ok(())
+    }
+
+    /// Tells the leader that asked, if it is still there, whether a step is taken.
+    fn answer_leader(
+        &mut self,
+        (peer, link): (PeerIndex, LinkId),
+        step: GrowthStep,
+        size_bytes: u64,
+        done: bool,
+    ) {
+        if self.peer(peer).link == Some(link) {
+            self.send(peer, Channel::Control, Frame::Grown { step, size_bytes, done });
+        }
     }
 
     /// A follower has taken a step, or cannot.
@@ -342,17 +354,14 @@ impl Volume {
         let Growth { size_bytes, id, leader, .. } = growth;
         assert_eq!(self.store().size_bytes(), size_bytes, "the size that was asked for");
         self.notice(Notice::Grown(size_bytes));
-        if let Some((peer, link)) = leader
-            && self.peer(peer).link == Some(link)
-        {
-            let (step, done) = (GrowthStep::Size, true);
-            self.send(peer, Channel::Control, Frame::Grown { step, size_bytes, done });
+        if let Some(leader) = leader {
+            self.answer_leader(leader, GrowthStep::Size, size_bytes, true);
         }
         self.answer_maybe(id, Ok(()));
         if leader.is_some() && !self.has_primary() {
             // Whom this node leads itself was not asked.
             for peer in self.peer_indices() {
-                if matches!(self.session(peer), Session::Leading(_)) {
+                if self.peer(peer).receives() {
                     self.close_link(peer, "the volume has grown");
                 }
             }
@@ -369,11 +378,8 @@ impl Volume {
     /// The volume keeps its size for now.
     fn give_growth_up(&mut self, why: &str) {
         let Some(growth) = self.growth.under_way.take() else { return };
-        if let Some((peer, link)) = growth.leader
-            && self.peer(peer).link == Some(link)
-        {
-            let (step, size_bytes, done) = (GrowthStep::Size, growth.size_bytes, false);
-            self.send(peer, Channel::Control, Frame::Grown { step, size_bytes, done });
+        if let Some(leader) = growth.leader {
+            self.answer_leader(leader, GrowthStep::Size, growth.size_bytes, false);
         }
         self.notice(Notice::NotGrown(format!(
             "The volume did not grow to {} bytes: {why}.",

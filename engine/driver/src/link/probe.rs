@@ -84,9 +84,7 @@ impl Probe {
             }
         }
     }
-}
 
-impl Probe {
     /// Waits for the time of the next probe.
     async fn due(&self, talked: &Notify) {
         if self.busy.get() {

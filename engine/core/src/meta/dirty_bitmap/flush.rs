@@ -54,12 +54,7 @@ impl DirtyBitmap {
             unflushed.sets = false;
             unflushed.clears = false;
             self.in_flight.push(index);
-            self.sequence = self.sequence.checked_add(1).expect("2^64 page writes cannot be reached");
-            let words = self.pages[place].words(self.capacity(place));
-            writes.push(MetaWrite {
-                offset: self.region.page_at(index),
-                bytes: page::encode(&words, self.peer, index, self.owner, self.sequence),
-            });
+            writes.push(self.write_page(self.region, index));
         }
         writes
     }
@@ -100,6 +95,17 @@ impl DirtyBitmap {
             let unflushed = self.pages[page].unflushed;
             !unflushed.sets && !unflushed.sets_in_flight
         })
+    }
+
+    /// A page as it is in memory, for its place in a region; one that the volume of now does not have is clean.
+    pub(super) fn write_page(&mut self, region: Region, index: u32) -> MetaWrite {
+        self.sequence = self.sequence.checked_add(1).expect("2^64 page writes cannot be reached");
+        let place = index as usize;
+        let words = self.pages.get(place).map_or([0; page::WORDS], |page| page.words(self.capacity(place)));
+        MetaWrite {
+            offset: region.page_at(index),
+            bytes: page::encode(&words, self.peer, index, self.owner, self.sequence),
+        }
     }
 
     /// Puts a page into the queue of those to be written, if it is not there.

@@ -9,7 +9,7 @@
 //! cleared meanwhile stays in the queue. So the old region is whole until then, with all that was ever flushed, and the
 //! new one is whole when it is named.
 
-use super::{DirtyBitmap, Region, capacity, page};
+use super::{DirtyBitmap, Region, capacity};
 use crate::meta::{dirty_bitmap::bits::Bits, geometry::Geometry, layout::MetaWrite};
 
 impl DirtyBitmap {
@@ -19,13 +19,7 @@ impl DirtyBitmap {
     /// If a flush is under way, or the region has no such page.
     pub fn move_page(&mut self, region: Region, index: u32) -> MetaWrite {
         assert!(self.in_flight.is_empty(), "a bitmap that moves is not flushed");
-        self.sequence = self.sequence.checked_add(1).expect("2^64 page writes cannot be reached");
-        let place = index as usize;
-        let words = self.pages.get(place).map_or([0; page::WORDS], |page| page.words(self.capacity(place)));
-        MetaWrite {
-            offset: region.page_at(index),
-            bytes: page::encode(&words, self.peer, index, self.owner, self.sequence),
-        }
+        self.write_page(region, index)
     }
 
     /// The new region is whole and flushed, and the superblock that is written next names it. The new blocks are clean.
