@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use evenkeel_core::volume::{
     DiskState, Replication, Role,
-    io::{RequestError, RequestOutcome},
+    io::{Event, RequestError, RequestOutcome},
     operator::{Force, OperatorAnswer, OperatorCommand},
+    wire::Frame,
 };
 use pair::{Fail, Held, Pair, SIZE, Settings};
 
@@ -275,4 +276,49 @@ fn a_growth_beside_a_shutdown() {
         pair.pass_time();
         assert_in_sync(&pair);
     }
+}
+
+/// The follower has grown, and the leader's disk fails over its own growth: it goes on through the follower (W7), also
+/// when they meet anew, although it cannot grow any more.
+#[test]
+fn a_primary_whose_disk_fails_while_it_grows_is_served_by_its_larger_peer() {
+    let mut pair = Pair::mirrored();
+    pair.fail_next(0, Fail::Commit);
+    assert!(refusal(resize(&mut pair, 0, NEW)).contains("disk failed"));
+    for _ in 0..2 {
+        let status = pair.status(0);
+        assert_eq!((status.role, status.disk), (Role::Primary, DiskState::Failed));
+        assert_eq!(sizes(&pair), [OLD, NEW]);
+        assert_eq!(pair.write(0, 4096, &[6; 4096], true), Ok(RequestOutcome::Done));
+        pair.connect();
+        pair.pass_time();
+    }
+    assert_eq!(pair.data(1)[4096], 6);
+}
+
+#[test]
+fn a_peer_that_shows_a_size_that_cannot_be_keeps_no_growth_waiting() {
+    let mut pair = Pair::mirrored();
+    pair.disconnect();
+    pair.recorded = Some(Vec::new());
+    pair.connect();
+    let frames = pair.recorded.take().expect("recorded");
+    let report = frames.into_iter().find_map(|(node, event)| match event {
+        Event::Frame { channel, frame: Frame::Report { number, view }, .. } if node == 0 => {
+            Some((channel, number, view))
+        }
+        _ => None,
+    });
+    let (channel, number, mut view) = report.expect("the other one has reported");
+    view.size_bytes = OLD + 1;
+    pair.limit_frames(0, 1);
+    pair.begin_connect();
+    pair.deliver(Vec::new());
+    let link = pair.link().expect("a link");
+    pair.freeze(1);
+    pair.limit_frames(0, 1);
+    let peer = pair.peer();
+    pair.deliver(vec![(0, Event::Frame { peer, link, channel, frame: Frame::Report { number, view } })]);
+    assert_eq!(resize(&mut pair, 0, NEW), OperatorAnswer::Done, "nothing is in the way");
+    assert_eq!(pair.status(0).size_bytes, NEW);
 }

@@ -153,6 +153,11 @@ impl Pair {
         PeerIndex::FIRST
     }
 
+    /// The link of now.
+    pub(crate) fn link(&self) -> Option<LinkId> {
+        self.link
+    }
+
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
