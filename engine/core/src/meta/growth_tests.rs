@@ -2,7 +2,7 @@
 
 use super::{
     crash::{Medium, every_crash},
-    dirty_bitmap::{DirtyBitmap, FlushScope, Loader},
+    dirty_bitmap::{DirtyBitmap, FlushScope, Loader, Move},
     geometry::Geometry,
     layout::{Layout, MetaWrite, PAGE_BYTES, SUPERBLOCK_BYTES},
     superblock::{Evidence, Flags, Superblock},
@@ -70,8 +70,27 @@ fn flush(bitmap: &mut DirtyBitmap, medium: &mut Medium) {
     }
 }
 
+/// Of the two peers the second one may lack the new part, or not.
+fn towards(grown: &Layout, peer: PeerIndex, lacks: bool) -> Move {
+    Move {
+        geometry: *grown.geometry(),
+        region: grown.bitmap(peer).unwrap(),
+        lacks_new_part: lacks && peer != PeerIndex::FIRST,
+    }
+}
+
 #[test]
 fn d3_every_crash_of_a_growth() {
+    every_crash_of_a_growth(false);
+}
+
+/// A copy that was set back from the larger size has nothing of what its peers wrote there (found by the simulator).
+#[test]
+fn d6_what_a_peer_may_lack_is_marked_as_soon_as_there_is_such_a_place() {
+    every_crash_of_a_growth(true);
+}
+
+fn every_crash_of_a_growth(lacks: bool) {
     let geometry = Geometry::new(SIZES[0], 4096, 1 << 20, 16).unwrap();
     let layout = Layout::new(geometry, PeerIndex::all().take(2)).unwrap();
     let mut medium = Medium::new(1 << 20);
@@ -99,6 +118,8 @@ fn d3_every_crash_of_a_growth() {
             assert!((0..old_blocks).all(|block| bitmaps[0].is_dirty(BlockIndex(block))));
             assert!([3, 4].into_iter().all(|block| bitmaps[1].is_dirty(BlockIndex(block))));
             assert!(found == old_size || !unflushed || bitmaps[1].is_dirty(BlockIndex(7)));
+            let mut new = bitmaps[1].geometry().blocks_touched(&(old_size.min(found - 1)..found));
+            assert!(found == old_size || !lacks || new.all(|block| bitmaps[1].is_dirty(BlockIndex(block))));
             found
         };
 
@@ -106,16 +127,16 @@ fn d3_every_crash_of_a_growth() {
         let moves: Vec<MetaWrite> = bitmaps
             .iter_mut()
             .flat_map(|bitmap| {
-                let region = grown.bitmap(bitmap.peer()).unwrap();
+                let to = towards(&grown, bitmap.peer(), lacks);
                 (0..grown.geometry().bitmap_pages())
-                    .map(move |page| bitmap.move_page(region, page))
+                    .map(move |page| bitmap.move_page(&to, page))
                     .collect::<Vec<_>>()
             })
             .collect();
         every_crash(&medium, &moves, |crashed| assert_eq!(is_right(open(crashed), false), old_size));
         medium.apply(&moves);
         for bitmap in &mut bitmaps {
-            bitmap.moved(*grown.geometry(), grown.bitmap(bitmap.peer()).unwrap());
+            bitmap.moved(&towards(&grown, bitmap.peer(), lacks));
         }
         let update = pair.update(Superblock { layout: grown.clone(), ..pair.current().clone() });
         let mut seen = [0, 0];
@@ -128,6 +149,7 @@ fn d3_every_crash_of_a_growth() {
         assert_eq!(open(&medium).0, size);
         for block in old_blocks..bitmaps[0].geometry().blocks() {
             assert!(!bitmaps[0].is_dirty(BlockIndex(block)), "the new part is equal everywhere");
+            assert_eq!(bitmaps[1].is_dirty(BlockIndex(block)), lacks);
         }
         bitmaps[1].set(&(size - 512..size), Sequence(3));
         flush(&mut bitmaps[1], &mut medium);

@@ -13,6 +13,10 @@
 //! *Room* is data that reads as zeroes and a place for larger metadata. So the new part is equal on all copies before
 //! anybody writes there, nothing of it is dirty, and nothing has to be copied.
 //!
+//! A copy that grows because it met a larger one is another matter: its peers may have written there when it was as large
+//! as they are and was not set back yet (found by the simulator). So all of the new part is marked, but for those that
+//! follow and grow along.
+//!
 //! A follower never has less than its leader: it takes the size first. A crash between the two leaves it with more. A
 //! peer that was away has less. Either way two copies of different sizes meet, and the smaller one grows before they
 //! conclude anything else: as far as its configuration allows, which names the same size on every node.
@@ -209,8 +213,10 @@ impl Volume {
         }
         growth.stage = Stage::Own;
         let size_bytes = growth.size_bytes;
+        let met = growth.id.is_none() && growth.leader.is_none();
+        let lacking = self.peer_indices().filter(|&peer| met && !self.peer(peer).receives()).collect();
         let layout = self.store().layout_for(size_bytes).expect("it was possible when it began");
-        self.store_mut().begin_growth(layout);
+        self.store_mut().begin_growth(layout, lacking);
     }
 
     /// Makes the room that is wanted here, one piece of work at a time.

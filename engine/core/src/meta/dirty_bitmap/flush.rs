@@ -54,7 +54,8 @@ impl DirtyBitmap {
             unflushed.sets = false;
             unflushed.clears = false;
             self.in_flight.push(index);
-            writes.push(self.write_page(self.region, index));
+            let words = self.pages[place].words(self.capacity(place));
+            writes.push(self.write_page(self.region, index, &words));
         }
         writes
     }
@@ -97,14 +98,12 @@ impl DirtyBitmap {
         })
     }
 
-    /// A page as it is in memory, for its place in a region; one that the volume of now does not have is clean.
-    pub(super) fn write_page(&mut self, region: Region, index: u32) -> MetaWrite {
+    /// A page with these bits, for its place in a region.
+    pub(super) fn write_page(&mut self, region: Region, index: u32, words: &page::Words) -> MetaWrite {
         self.sequence = self.sequence.checked_add(1).expect("2^64 page writes cannot be reached");
-        let place = index as usize;
-        let words = self.pages.get(place).map_or([0; page::WORDS], |page| page.words(self.capacity(place)));
         MetaWrite {
             offset: region.page_at(index),
-            bytes: page::encode(&words, self.peer, index, self.owner, self.sequence),
+            bytes: page::encode(words, self.peer, index, self.owner, self.sequence),
         }
     }
 

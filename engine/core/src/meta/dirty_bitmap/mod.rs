@@ -34,6 +34,7 @@ mod tests;
 use std::{collections::VecDeque, ops::Range};
 
 pub use flush::FlushScope;
+pub use growth::Move;
 pub use load::{LoadReport, Loader};
 
 use self::{

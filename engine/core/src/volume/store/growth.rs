@@ -14,7 +14,10 @@ use bytes::Bytes;
 use super::{Store, Then, piece};
 use crate::{
     ids::PeerIndex,
-    meta::layout::{Layout, LayoutError},
+    meta::{
+        dirty_bitmap::Move,
+        layout::{Layout, LayoutError},
+    },
 };
 
 /// Pages of a bitmap that one commit moves.
@@ -24,8 +27,20 @@ const PAGES_PER_COMMIT: u32 = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Growth {
     layout: Layout,
+    /// The peers that may lack the new part.
+    lacking: Vec<PeerIndex>,
     /// The bitmap whose pages come next, and the next of them; `None` when all are written.
     next: Option<(PeerIndex, u32)>,
+}
+
+impl Growth {
+    fn of_bitmap(&self, peer: PeerIndex) -> Move {
+        Move {
+            geometry: *self.layout.geometry(),
+            region: self.layout.bitmap(peer).expect("every peer has a bitmap"),
+            lacks_new_part: self.lacking.contains(&peer),
+        }
+    }
 }
 
 impl Store {
@@ -37,11 +52,11 @@ impl Store {
         self.wanted.layout.grown_to(size_bytes)
     }
 
-    /// The volume is to have this layout.
-    pub(crate) fn begin_growth(&mut self, layout: Layout) {
+    /// The volume is to have this layout, and these peers may lack what is new.
+    pub(crate) fn begin_growth(&mut self, layout: Layout, lacking: Vec<PeerIndex>) {
         assert!(self.growth.is_none(), "one growth at a time");
         let next = (!self.bitmaps.is_empty()).then_some((PeerIndex::FIRST, 0));
-        self.growth = Some(Growth { layout, next });
+        self.growth = Some(Growth { layout, lacking, next });
     }
 
     /// The next pages of the growth under way, for the commit that begins. When all are stable the superblock of the
@@ -50,11 +65,11 @@ impl Store {
     pub(super) fn move_bitmaps(&mut self) -> Option<Vec<(u64, Bytes)>> {
         let growth = self.growth.as_mut()?;
         let Some((peer, first)) = growth.next else {
-            let Growth { layout, .. } = self.growth.take().expect("just looked at");
-            self.take_layout(layout);
+            let growth = self.growth.take().expect("just looked at");
+            self.take_layout(growth);
             return None;
         };
-        let region = growth.layout.bitmap(peer).expect("every peer has a bitmap");
+        let to = growth.of_bitmap(peer);
         let pages = growth.layout.geometry().bitmap_pages();
         let end = pages.min(first.saturating_add(PAGES_PER_COMMIT));
         growth.next = if end < pages {
@@ -65,14 +80,14 @@ impl Store {
                 .map(|next| (next, 0))
         };
         let bitmap = &mut self.bitmaps[peer.as_usize()];
-        Some((first..end).map(|page| piece(bitmap.move_page(region, page))).collect())
+        Some((first..end).map(|page| piece(bitmap.move_page(&to, page))).collect())
     }
 
-    fn take_layout(&mut self, layout: Layout) {
+    fn take_layout(&mut self, growth: Growth) {
         for bitmap in &mut self.bitmaps {
-            let region = layout.bitmap(bitmap.peer()).expect("every peer has a bitmap");
-            bitmap.moved(*layout.geometry(), region);
+            bitmap.moved(&growth.of_bitmap(bitmap.peer()));
         }
+        let Growth { layout, .. } = growth;
         self.activity.grow(&layout);
         self.change().layout = layout;
         self.after_commit(Then::Grown);
