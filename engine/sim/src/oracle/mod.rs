@@ -365,7 +365,8 @@ impl Oracle {
         }
         if standard != Standard::Everything {
             self.settle_on(node, &values, now, forced);
-            self.settled_on = Some(node);
+            // With everybody on one line nothing that was given up can come back.
+            self.settled_on = self.writers.fork_possible().then_some(node);
         } else {
             self.copies.holders.insert(node);
         }

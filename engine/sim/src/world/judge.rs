@@ -32,7 +32,9 @@ impl<E: Engine> World<'_, E> {
                 let source = peer_node(node, peer.index);
                 self.oracle.copied(source, node, self.nodes[source].is_primary());
             }
-            if old != Some(peer.replication) {
+            // A verify begins and ends on a link that the peer may have given up long ago: it is no meeting.
+            let verifies = |replication| replication == Replication::Verify;
+            if old != Some(peer.replication) && !verifies(peer.replication) && !old.is_some_and(verifies) {
                 let other = peer_node(node, peer.index);
                 self.replication_changed(node, other, peer.replication);
             }
@@ -103,11 +105,8 @@ impl<E: Engine> World<'_, E> {
             return;
         }
         let meets = match replication {
-            Replication::Established
-            | Replication::SyncSource
-            | Replication::SyncTarget
-            | Replication::Verify => true,
-            Replication::Off | Replication::SplitBrain => false,
+            Replication::Established | Replication::SyncSource | Replication::SyncTarget => true,
+            Replication::Off | Replication::SplitBrain | Replication::Verify => false,
         };
         if !meets {
             return;
