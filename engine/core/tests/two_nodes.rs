@@ -212,29 +212,3 @@ fn a_primary_whose_process_died_goes_on_alone() {
     pair.connect();
     assert_eq!(pair.data(0), pair.data(1));
 }
-
-#[test]
-fn verify_finds_what_was_changed_behind_the_engine_and_repairs_it() {
-    let mut pair = in_sync_pair();
-    assert_eq!(pair.write(0, 0, &[1; 65536], false), Ok(RequestOutcome::Done));
-    pair.change_behind(1, 4096, &[9]);
-    pair.change_behind(1, (4 << 20) - 1, &[9]);
-    let verify = |repair| OperatorCommand::Verify { peer: evenkeel_core::ids::PeerIndex::FIRST, repair };
-    let blocks = vec![ByteSpan { offset: 4096, len: 4096 }, ByteSpan { offset: (4 << 20) - 4096, len: 4096 }];
-    let found = |repaired| OperatorAnswer::Verified {
-        compared_bytes: 4 << 20,
-        differing_bytes: 8192,
-        differing: blocks.clone(),
-        repaired,
-    };
-    assert_eq!(pair.command(0, verify(false)), found(false));
-    assert_eq!(pair.command(0, verify(true)), found(true));
-    assert_eq!(pair.data(0), pair.data(1));
-    let clean = OperatorAnswer::Verified {
-        compared_bytes: 4 << 20,
-        differing_bytes: 0,
-        differing: Vec::new(),
-        repaired: false,
-    };
-    assert_eq!(pair.command(0, verify(false)), clean);
-}

@@ -34,7 +34,9 @@ fn goes_with(standing: Standing) -> u8 {
         Standing::Diskless => ABSENT,
         // Links are closed, but for that to the node that served while this one was primary.
         Standing::Failed => ABSENT | TALKING | ESTABLISHED,
-        Standing::Inconsistent | Standing::Outdated | Standing::Consistent => !VERIFY,
+        Standing::Inconsistent | Standing::Outdated => !VERIFY,
+        // Two of three secondaries are compared, and the third one is gone.
+        Standing::Consistent => ALL,
         Standing::UpToDate | Standing::Serving | Standing::Renewing => ALL,
         Standing::Bereft => !TARGET,
         Standing::Deposed | Standing::NoData => ABSENT | TALKING | ESTABLISHED,
@@ -52,7 +54,9 @@ fn comes_in(kind: Kind) -> u8 {
             Frame::Begin => MEETING | TARGET,
             Frame::Ready => MEETING,
             Frame::Report | Frame::Agree => TALKING | TARGET | ESTABLISHED,
-            Frame::Ask | Frame::Answer | Frame::Mark | Frame::Leave | Frame::Ping | Frame::Pong => LINKED,
+            // The link to a stranger stays up, and is silent but for these.
+            Frame::Ask | Frame::Answer | Frame::Leave | Frame::Ping | Frame::Pong => ALL,
+            Frame::Mark => LINKED,
             Frame::Offer | Frame::Compare | Frame::Fetch | Frame::Fetched => ESTABLISHED,
             Frame::Yielded | Frame::Grow => ESTABLISHED,
             // From a host that failed too, as it crosses the loss of its primary.
@@ -71,7 +75,8 @@ fn comes_in(kind: Kind) -> u8 {
             Frame::Failed => LEADING | MEETING,
             Frame::Runs | Frame::RunsEnd | Frame::Part | Frame::Counted => TARGET,
             Frame::Pull | Frame::Settled | Frame::Finish | Frame::Finished => SOURCE,
-            Frame::Compared => VERIFY,
+            // The verify may have ended early.
+            Frame::Compared => VERIFY | ESTABLISHED,
         },
         Kind::Resolve => TALKING,
         Kind::Read

@@ -24,6 +24,7 @@ use super::{
     span::ByteSpan,
     status::IoCounters,
     store::{Store, Then},
+    verify::CheckId,
     volume::{Stage, Volume},
     write_log::WriteLog,
 };
@@ -139,6 +140,7 @@ impl Volume {
             last_resync: None,
             io: IoCounters::default(),
             verify: None,
+            next_check: CheckId::default(),
             growth: Growing::default(),
             stream: None,
             heir: None,

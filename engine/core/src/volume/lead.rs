@@ -16,6 +16,7 @@ use super::{
     peer::{Peer, Session},
     progress::Progress,
     span::ByteSpan,
+    verify::CheckId,
     volume::{Broken, Volume},
     wire::Frame,
     write_log::{Impossible, Place},
@@ -30,6 +31,8 @@ pub(crate) struct Leading {
     flush_asked: Sequence,
     /// How far the resync is, if blocks are copied.
     pub(crate) progress: Option<Progress>,
+    /// Comparisons that the peer was asked for by a verify that has ended: their answers are still to come.
+    pub(crate) given_up: Vec<CheckId>,
 }
 
 /// See the module's head.
@@ -47,7 +50,7 @@ pub(crate) enum Phase {
 
 impl Leading {
     pub(crate) fn new(phase: Phase, from: Sequence, progress: Option<Progress>) -> Self {
-        Self { phase, flush_asked: from, progress }
+        Self { phase, flush_asked: from, progress, given_up: Vec::new() }
     }
 
     /// Whether answers wait for the peer.

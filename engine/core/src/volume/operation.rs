@@ -8,6 +8,7 @@ use super::{
     range_lock::LockId,
     slab::Key,
     span::ByteSpan,
+    verify::CheckId,
     wire::BlockContent,
 };
 use crate::{
@@ -72,7 +73,7 @@ pub(crate) enum Kind {
     /// The source's read for a resync.
     SourceRead { peer: PeerIndex, link: LinkId, pull: u64, read_at: Sequence, digests: Vec<u128> },
     /// The leader's side of a comparison.
-    Check { id: u64 },
+    Check { id: CheckId },
     /// The target's write for a resync.
     TargetStore {
         peer: PeerIndex,

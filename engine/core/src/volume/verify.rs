@@ -11,6 +11,9 @@
 //! for one round trip and two reads of 64 KiB. No deadlock: the fence waits for earlier writes only, and what
 //! the follower waits for was issued before the question was sent.
 //!
+//! A verify that ends early leaves questions behind. Their answers are waited for, and count for no later verify: ids of
+//! checks are never used twice, and old questions take their part of the credit.
+//!
 //! A repair is the leader's own content, issued as a write under the same fence: it goes through the activity
 //! log, the order and the acknowledgements like any other.
 
@@ -40,6 +43,9 @@ const NAMED_SPANS_MAX: usize = 1024;
 /// The client in whose name repairs are written.
 pub(crate) const REPAIR_CLIENT: ClientId = ClientId(u64::MAX);
 
+/// Names a check, and the question about it, as long as the process lives.
+pub(crate) type CheckId = u64;
+
 /// A verify under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Verify {
@@ -49,7 +55,6 @@ pub(crate) struct Verify {
     repair: bool,
     cursor: u64,
     checks: Vec<Check>,
-    next_id: u64,
     compared_bytes: u64,
     differing_bytes: u64,
     differing: Vec<ByteSpan>,
@@ -58,10 +63,10 @@ pub(crate) struct Verify {
 /// One span that is being compared.
 #[derive(Clone, Debug)]
 struct Check {
-    id: u64,
+    id: CheckId,
     span: ByteSpan,
     key: Key,
-    /// What was read here, until it is known whether a repair needs it.
+    /// What was read here, from the question until its answer.
     data: Option<Bytes>,
 }
 
@@ -117,7 +122,6 @@ impl Volume {
             repair,
             cursor: 0,
             checks: Vec::new(),
-            next_id: 0,
             compared_bytes: 0,
             differing_bytes: 0,
             differing: Vec::new(),
@@ -136,14 +140,16 @@ impl Volume {
             return;
         }
         let size = self.store().size_bytes();
+        let Session::Leading(leading) = self.session(verify.peer) else { return };
+        let credit = CHECKS_MAX - leading.given_up.len();
         while let Some(verify) = &mut self.verify
-            && verify.checks.len() < CHECKS_MAX
+            && verify.checks.len() < credit
             && verify.cursor < size
         {
             let span = ByteSpan { offset: verify.cursor, len: CHECK_BYTES.min(size - verify.cursor) };
-            let id = verify.next_id;
-            verify.next_id += 1;
             verify.cursor = span.end();
+            let id = self.next_check;
+            self.next_check += 1;
             let key = self.enter(span, Access::Fence, Kind::Check { id });
             let verify = self.verify.as_mut().expect("just looked at");
             verify.checks.push(Check { id, span, key, data: None });
@@ -164,6 +170,10 @@ impl Volume {
             {
                 self.leave(check.key);
             }
+        }
+        if let Ok(leading) = self.leading_mut(verify.peer) {
+            let asked = verify.checks.iter().filter(|check| check.data.is_some());
+            leading.given_up.extend(asked.map(|check| check.id));
         }
         match result {
             Ok(()) => {
@@ -203,13 +213,22 @@ impl Volume {
     }
 
     /// The follower's answer: which blocks differ.
-    pub(crate) fn on_compared(&mut self, peer: PeerIndex, id: u64, differing: &[u32]) -> Result<(), Broken> {
-        self.leading_mut(peer)?;
-        let block_bytes = self.store().block_bytes();
-        let Some(verify) = self.verify.as_mut().filter(|verify| verify.peer == peer) else {
+    pub(crate) fn on_compared(
+        &mut self,
+        peer: PeerIndex,
+        id: CheckId,
+        differing: &[u32],
+    ) -> Result<(), Broken> {
+        let given_up = &mut self.leading_mut(peer)?.given_up;
+        if let Some(place) = given_up.iter().position(|asked| *asked == id) {
+            given_up.swap_remove(place);
             return Ok(());
-        };
-        let Some(place) = verify.checks.iter().position(|check| check.id == id && check.data.is_some())
+        }
+        let block_bytes = self.store().block_bytes();
+        let verify = self.verify.as_mut().filter(|verify| verify.peer == peer);
+        let asked = |check: &Check| check.id == id && check.data.is_some();
+        let Some((verify, place)) =
+            verify.and_then(|verify| verify.checks.iter().position(asked).map(|place| (verify, place)))
         else {
             return Err(Broken("a comparison that was not asked for"));
         };

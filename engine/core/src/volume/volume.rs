@@ -29,7 +29,7 @@ use super::{
     span::ByteSpan,
     status::{IoCounters, LastResync, PeerStatus, Status, Suspended},
     store::{Store, Then},
-    verify::Verify,
+    verify::{CheckId, Verify},
     wire::Frame,
     write_log::{Place, WriteLog},
 };
@@ -72,6 +72,7 @@ pub struct Volume {
     /// What clients have done; `held` is counted when it is asked for.
     pub(crate) io: IoCounters,
     pub(crate) verify: Option<Verify>,
+    pub(crate) next_check: CheckId,
     pub(crate) growth: Growing,
     /// With three nodes: the leader whose writes are applied here, and on which link (see `survivors`).
     pub(crate) stream: Option<(PeerIndex, LinkId)>,

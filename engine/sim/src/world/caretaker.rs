@@ -144,7 +144,7 @@ impl<E: Engine> World<'_, E> {
         self.caretaker.asked_at = self.now;
         let waited = self.now - self.caretaker.primary_seen;
         if waited > self.caretaker.patience
-            && let Some(node) = self.whom_to_force()
+            && let Some(node) = self.whom_to_force(waited > 3 * self.caretaker.patience)
         {
             let force = if self.plan.beyond_budget && waited > 3 * self.caretaker.patience {
                 Force::Inconsistent
@@ -162,8 +162,22 @@ impl<E: Engine> World<'_, E> {
         self.command(node, OperatorCommand::Primary(Force::No));
     }
 
-    /// A node that holds everything acknowledged; when none does, one that was in sync last.
-    fn whom_to_force(&self) -> Option<usize> {
+    /// Whether whoever holds everything acknowledged cannot be used: half synced, and the others refuse to be its source
+    /// (its data may be ahead of theirs). An operator gives up what only such a copy has, when nothing else helps.
+    fn holders_are_unfit(&self) -> bool {
+        self.nodes.iter().enumerate().all(|(node, this)| {
+            let disk = this.status.as_ref().filter(|_| this.runs() && !this.paused).map(|status| status.disk);
+            match disk {
+                Some(DiskState::Inconsistent) => true,
+                Some(_) => !self.oracle.holds(node),
+                None => false,
+            }
+        })
+    }
+
+    /// A node that holds everything acknowledged; when none does, or none that can be used `at_last`, one that was in
+    /// sync last.
+    fn whom_to_force(&self, at_last: bool) -> Option<usize> {
         let usable = |node: &usize| {
             let this = &self.nodes[*node];
             let good = this.status.as_ref().is_some_and(|status| match status.disk {
@@ -181,19 +195,11 @@ impl<E: Engine> World<'_, E> {
                 .next()
                 .filter(|_| (0..self.plan.nodes).all(|node| self.nodes[node].runs()));
         }
-        nodes.sort_by_key(|node| {
-            let last = self.oracle.last_writer() == Some(*node);
-            let good = if self.oracle.nobody_holds() {
-                self.oracle.was_in_sync(*node)
-            } else {
-                self.oracle.holds(*node)
-            };
-            (!good, !last)
-        });
+        let lost = self.oracle.nobody_holds() || (at_last && self.holders_are_unfit());
+        let good = |node: usize| if lost { self.oracle.was_in_sync(node) } else { self.oracle.holds(node) };
+        nodes.sort_by_key(|node| (!good(*node), self.oracle.last_writer() != Some(*node)));
         let best = *nodes.first()?;
-        let good =
-            if self.oracle.nobody_holds() { self.oracle.was_in_sync(best) } else { self.oracle.holds(best) };
-        (good || self.plan.beyond_budget).then_some(best)
+        (good(best) || self.plan.beyond_budget).then_some(best)
     }
 
     fn replication(&self, node: usize, peer: usize) -> Option<Replication> {
