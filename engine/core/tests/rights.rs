@@ -6,7 +6,7 @@ use evenkeel_core::volume::{
     DiskState, Role,
     operator::{Force, OperatorAnswer, OperatorCommand},
 };
-use pair::Pair;
+use pair::{Held, Pair};
 
 fn done(pair: &mut Pair, node: usize, command: OperatorCommand) {
     assert_eq!(pair.command(node, command), OperatorAnswer::Done);
@@ -63,6 +63,66 @@ fn p2_the_right_ends_when_another_was_promoted() {
     pair.crash(0);
     pair.restart(0);
     assert!(!may(&mut pair)[0], "durably");
+}
+
+/// A pair whose first node was primary last, and whose second one is about to be; the first one's metadata are slow.
+fn changing_places() -> (Pair, u64) {
+    let mut pair = Pair::mirrored();
+    done(&mut pair, 0, OperatorCommand::Secondary { force: false });
+    pair.hold(0, Held::Meta);
+    let promotion = pair.begin_command(1, OperatorCommand::Primary(Force::No));
+    (pair, promotion)
+}
+
+#[test]
+fn p2_the_right_ends_durably_before_the_other_goes_on_wherever_the_last_primary_dies() {
+    let mut served = 0;
+    for commits in 0..10 {
+        let (mut pair, _) = changing_places();
+        for _ in 0..commits {
+            pair.release_one(0, Held::Meta);
+        }
+        pair.crash(0);
+        pair.pass_time();
+        let serves = pair.status(1).role == Role::Primary && pair.write(1, 0, &[2; 4096], true).is_ok();
+        served += u32::from(serves);
+        pair.crash(1);
+        pair.release(0, Held::Meta);
+        pair.restart(0);
+        pair.pass_time();
+        let alone = pair.command(0, OperatorCommand::Primary(Force::No)) == OperatorAnswer::Done;
+        assert!(!(serves && alone), "after {commits} commits: it lacks what the other has answered");
+    }
+    assert!(served > 0, "some of them came so far");
+}
+
+#[test]
+fn p2_a_slow_disk_of_the_last_primary_is_waited_for() {
+    let (mut pair, promotion) = changing_places();
+    let link = pair.link();
+    pair.pass_time();
+    assert_eq!((pair.answer(promotion), pair.status(1).role), (None, Role::Secondary));
+    pair.release(0, Held::Meta);
+    assert_eq!(pair.answer(promotion), Some(OperatorAnswer::Done));
+    assert_eq!(pair.link(), link);
+    assert_eq!((pair.status(0).entitled, pair.status(1).entitled), (false, true));
+}
+
+#[test]
+fn p2_who_cannot_be_promoted_takes_the_right_from_nobody() {
+    let mut pair = Pair::mirrored();
+    done(&mut pair, 0, OperatorCommand::Secondary { force: false });
+    let peer = pair.peer();
+    pair.crash(1);
+    pair.restart(1);
+    pair.begin_connect();
+    pair.limit_frames(1, 1);
+    let refused = pair.command(1, OperatorCommand::Primary(Force::No));
+    assert!(matches!(refused, OperatorAnswer::Refused(_)), "{refused:?}: it has not met its peer");
+    assert!(pair.status(0).entitled);
+    pair.unlimit_frames();
+    assert!(pair.status(0).entitled);
+    assert!(pair.status(0).peers[peer.as_usize()].connected);
 }
 
 #[test]

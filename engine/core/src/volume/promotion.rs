@@ -14,6 +14,7 @@ use super::{
     operation::Purpose,
     operator::Force,
     status::Suspended,
+    store::Then,
     volume::{Broken, Volume},
     wire::{Frame, Refusal},
 };
@@ -77,8 +78,12 @@ impl Volume {
             self.answer_maybe(id, Err("another change of role is under way"));
             return;
         }
-        if let Err(why) = self.may_ask() {
+        // What would be refused afterwards is refused before a peer gives anything up for it.
+        if let Err(why) = self.may_ask().and_then(|()| self.may_promote(force)) {
             self.answer_maybe(id, Err(why));
+            if let Some(resumption) = &mut self.resumption {
+                resumption.again_from = self.now.after(RESUME_WAIT);
+            }
             return;
         }
         let term = self.next_term();
@@ -117,7 +122,9 @@ impl Volume {
         Term { number: seen + 1, node: self.store().node() }
     }
 
-    pub(crate) fn on_ask(&mut self, peer: PeerIndex, term: Term) -> Result<(), Broken> {
+    /// A peer wants to be primary. Who is entitled is that no more before the peer can go on: else this node, back from a
+    /// crash beside the peer's first generation, would take itself for the newest (P2, found by the simulator).
+    pub(crate) fn on_ask(&mut self, peer: PeerIndex, term: Term) {
         let refusal = if self.role == Role::Primary {
             Some(Refusal::IAmPrimary)
         } else if self.has_primary() && !self.is_primary_peer(peer) {
@@ -131,10 +138,15 @@ impl Volume {
             Some(Refusal::SplitBrain)
         } else {
             self.cancel_promotion("the peer becomes primary");
-            None
+            let gives_up = self.store().is_entitled() && self.peer(peer).stranger.is_none();
+            let link = self.peer(peer).link.filter(|_| gives_up);
+            link.map(|link| {
+                self.store_mut().set_entitled(false);
+                self.store_mut().after_commit(Then::EntitlementEnded { peer, link, term });
+                Refusal::NotYet
+            })
         };
         self.send(peer, Channel::Control, Frame::Answer { term, refusal });
-        Ok(())
     }
 
     fn asking_term(&self) -> Option<Term> {
@@ -152,13 +164,20 @@ impl Volume {
         refusal: Option<Refusal>,
     ) -> Result<(), Broken> {
         let Some(promotion) = &mut self.promotion else { return Ok(()) };
-        let PromotionStage::Asking { term: asked, silent, .. } = &mut promotion.stage else { return Ok(()) };
+        let PromotionStage::Asking { term: asked, silent, until } = &mut promotion.stage else {
+            return Ok(());
+        };
         if *asked != term {
+            return Ok(());
+        }
+        if refusal == Some(Refusal::NotYet) {
+            // It is there, and its disk may be slow.
+            *until = self.now.after(self.config.peer_timeout);
             return Ok(());
         }
         silent.retain(|&other| other != peer);
         match refusal {
-            None => self.advance_promotion(),
+            None | Some(Refusal::NotYet) => self.advance_promotion(),
             Some(Refusal::IAmPrimary) => {
                 self.refuse_promotion("the peer is primary; make it secondary first")
             }

@@ -349,7 +349,10 @@ impl Volume {
                 self.on_grown(peer, step, size_bytes, done);
                 Ok(())
             }
-            (Channel::Control, Frame::Ask(term)) => self.on_ask(peer, term),
+            (Channel::Control, Frame::Ask(term)) => {
+                self.on_ask(peer, term);
+                Ok(())
+            }
             (Channel::Control, Frame::Answer { term, refusal }) => self.on_answer(peer, term, refusal),
             (Channel::Control, Frame::Mark { role, disk, term, attach }) => {
                 self.on_mark(peer, role, disk, term, attach)
@@ -479,6 +482,11 @@ impl Volume {
             Then::EntitlementTaken { peer, link } => {
                 if self.peer(peer).link == Some(link) {
                     self.send(peer, Channel::Control, Frame::Yielded);
+                }
+            }
+            Then::EntitlementEnded { peer, link, term } => {
+                if self.peer(peer).link == Some(link) {
+                    self.on_ask(peer, term);
                 }
             }
             Then::Quiet => self.on_quiet(),

@@ -302,7 +302,7 @@ pub struct Retained {
     pub replies: Replies,
 }
 
-/// Why a promotion is refused by a peer.
+/// Why a promotion is refused by a peer, or not granted yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It is primary itself.
@@ -313,6 +313,8 @@ pub enum Refusal {
     SplitBrain,
     /// It is in sync with another node, which is primary.
     HasPrimary,
+    /// It has had the right to be promoted alone until now (P2). Another answer follows when the end of that is stable.
+    NotYet,
 }
 
 /// A step of a volume's growth. The first can fail, and then nothing has changed anywhere.

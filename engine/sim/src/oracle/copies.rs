@@ -106,6 +106,11 @@ impl Copies {
         }
     }
 
+    /// Whom a primary has in sync, as far as it knows.
+    pub(crate) fn seen_by(&self, primary: usize) -> impl Iterator<Item = usize> + '_ {
+        (0..self.losses.len()).filter(move |peer| self.seen[primary][*peer].is_some())
+    }
+
     /// A node's engine is gone; it sees nobody.
     pub(crate) fn forgets(&mut self, node: usize) {
         self.seen[node].fill(None);

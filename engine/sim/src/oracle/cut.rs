@@ -104,6 +104,17 @@ impl Cut {
         lost
     }
 
+    /// Two lines have become one, that of this image. What else was acknowledged on either cannot be told apart: only
+    /// what is there is owed from now on.
+    pub(crate) fn join(&mut self, image: &[Value]) {
+        for (entries, value) in self.sectors.iter_mut().zip(image) {
+            entries.retain(|entry| Value::Of(entry.write) == *value);
+            if let [entry] = entries.as_mut_slice() {
+                entry.latest = entry.submitted;
+            }
+        }
+    }
+
     /// Settles the truth anew: what this image lacks is owed no longer.
     pub(crate) fn settle(&mut self, image: &[Value], journal: &Journal) {
         for (sector, (entries, value)) in self.sectors.iter_mut().zip(image).enumerate() {
@@ -159,6 +170,18 @@ mod tests {
         assert!(cut.missing(&image(0, 2), &journal, Demand::Cut).is_some());
         assert_eq!(cut.missing(&image(3, 0), &journal, Demand::Cut), None, "no flush between 2 and 3");
         assert!(cut.missing(&image(3, 0), &journal, Demand::Order).is_some(), "but an order of replies");
+    }
+
+    #[test]
+    fn of_two_lines_that_join_only_what_is_there_is_owed() {
+        let (mut journal, mut cut) = history();
+        // The line that stays never had write 1 in the first sector, and has replaced what it had there.
+        cut.join(&image(3, 0));
+        assert_eq!(cut.missing(&image(0, 2), &journal, Demand::Cut), None, "from before, and of that line");
+        let later = journal.submit(1, 1, false, false, None, 20);
+        cut.flushed(10, 11);
+        let values = [Value::Zero, Value::Of(later)];
+        assert!(cut.missing(&values, &journal, Demand::Cut).is_some(), "what is there is owed");
     }
 
     #[test]

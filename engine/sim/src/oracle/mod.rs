@@ -212,7 +212,11 @@ impl Oracle {
 
     /// Whether what this node answers is the truth; a second writer is a broken rule, or a fork.
     fn answers(&mut self, by: Answerer) -> bool {
-        match self.writers.answered(by.node, by.term, by.head) {
+        let answered = self.writers.answered(by.node, by.term, by.head);
+        if self.protocol == Protocol::C {
+            self.copies.seen_by(by.node).for_each(|peer| self.writers.follows(peer, by.node));
+        }
+        match answered {
             Answered::Alone => {
                 self.head = by.head;
                 !self.forked
@@ -258,6 +262,7 @@ impl Oracle {
     /// A resync has ended; `serves`: its source is primary.
     pub(crate) fn copied(&mut self, from: usize, to: usize, serves: bool) {
         self.copies.copied(from, to, serves);
+        self.writers.follows(to, from);
     }
 
     /// A process is gone (killed, shut down, or with its machine).
@@ -416,7 +421,8 @@ impl Oracle {
 
     /// Every holder's image holds every acknowledged write (protocol C): the white-box form of the contract.
     pub(crate) fn held(&mut self, node: usize, image: &[u8]) {
-        if self.forked || self.protocol != Protocol::C || !self.copies.holders.has(node) {
+        let asked = self.protocol == Protocol::C && !self.forked && !self.beyond_budget;
+        if !asked || !self.copies.holders.has(node) {
             return;
         }
         for (sector, bytes) in image.chunks_exact(SECTOR).enumerate() {
@@ -508,6 +514,11 @@ impl Oracle {
         self.forked && self.writers.both_advanced()
     }
 
+    /// Whether the histories of two nodes have parted, so that the meeting of these two is a split brain.
+    pub(crate) fn have_parted(&self, one: usize, other: usize) -> bool {
+        self.is_split() && self.writers.have_parted(one, other)
+    }
+
     /// Whether an operator's force has put the two on different lines.
     pub(crate) fn are_apart(&self, one: usize, other: usize) -> bool {
         self.writers.are_apart(one, other)
@@ -526,6 +537,7 @@ impl Oracle {
             self.parse_image(image);
             let values = std::mem::take(&mut self.scratch);
             self.settle_on(node, &values, now, true);
+            self.cut.join(&values);
             self.scratch = values;
         }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Writers {
     next_line: usize,
     /// The newest generation under which each node answered since then.
     answered_in: Vec<Option<GenerationId>>,
+    /// Whether a node has answered since then, or has what one of its line has answered.
+    has_part: Vec<bool>,
     /// The generation in force when the force was used.
     common: Option<GenerationId>,
 }
@@ -39,6 +41,7 @@ impl Writers {
     pub(crate) fn new(nodes: usize) -> Self {
         Self {
             answered_in: vec![None; nodes],
+            has_part: vec![false; nodes],
             lines: vec![0; nodes],
             terms: vec![0; nodes],
             ..Self::default()
@@ -52,6 +55,7 @@ impl Writers {
         let before = together.first().map(|node| self.lines[*node]);
         for node in (0..self.lines.len()).filter(|node| Some(self.lines[*node]) == before) {
             self.answered_in[node] = None;
+            self.has_part[node] = false;
         }
         self.next_line += 1;
         for &node in together {
@@ -61,6 +65,7 @@ impl Writers {
             Some(node) => {
                 self.common = None;
                 self.answered_in[node] = head;
+                self.has_part[node] = true;
             }
             None => self.common = head,
         }
@@ -72,6 +77,7 @@ impl Writers {
         if self.fork_possible() {
             if head != self.common {
                 self.answered_in[node] = head;
+                self.has_part[node] = true;
             }
             let two_lines = self.writers().any(|writer| self.are_apart(writer, node));
             let other_line =
@@ -94,9 +100,21 @@ impl Writers {
         }
     }
 
+    /// A node has what another has.
+    pub(crate) fn follows(&mut self, node: usize, source: usize) {
+        self.has_part[node] |= self.has_part[source] && !self.are_apart(node, source);
+    }
+
+    /// Whether both nodes have part in what their lines have answered, if that are two: when they meet, it must be as a
+    /// split brain. A node that was away may be on either.
+    pub(crate) fn have_parted(&self, one: usize, other: usize) -> bool {
+        self.are_apart(one, other) && self.has_part[one] && self.has_part[other]
+    }
+
     /// A node's metadata are gone, or older ones in their place: its own line cannot be known from it any more.
     pub(crate) fn forget(&mut self, node: usize) {
         self.answered_in[node] = None;
+        self.has_part[node] = false;
     }
 
     /// Who answered last.
@@ -134,9 +152,11 @@ impl Writers {
         let last_loses = self.last.is_none_or(|(_, last)| self.are_apart(last, node));
         self.lines[loser] = self.lines[node];
         self.answered_in[loser] = None;
+        self.has_part[loser] = self.has_part[node];
         let elsewhere = self.writers().any(|writer| self.are_apart(node, writer));
         if !elsewhere {
             self.answered_in.fill(None);
+            self.has_part.fill(false);
             if last_loses {
                 self.last = newest;
             }
@@ -167,7 +187,21 @@ mod tests {
         assert_eq!(writers.answered(1, 2, head(2)), Answered::Alone);
         assert_eq!(writers.answered(0, 1, head(3)), Answered::Forked);
         assert!(writers.both_advanced());
+        assert!(writers.have_parted(0, 1));
         assert!(writers.joined(1, 0));
         assert!(!writers.fork_possible());
+    }
+
+    #[test]
+    fn who_was_away_has_parted_from_nobody() {
+        let mut writers = Writers::new(3);
+        let head = |id| Some(GenerationId(id));
+        writers.answered(0, 1, head(1));
+        writers.forced(&[1], head(1), None);
+        writers.answered(0, 1, head(2));
+        writers.answered(1, 2, head(3));
+        assert!(writers.have_parted(0, 1) && !writers.have_parted(2, 1), "the third one has seen neither");
+        writers.follows(2, 0);
+        assert!(writers.have_parted(2, 1), "now it has what the first one has answered");
     }
 }

@@ -96,11 +96,13 @@ pub enum FaultKind {
     BareMountPoint,
     /// The primary stands still for so long that an impatient operator may force a peer that follows it.
     ForceBesidePause,
+    /// A process dies, or a machine loses power, just after it was told something of a certain kind.
+    Ambush,
 }
 
 impl FaultKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::ProcessCrash,
         Self::PowerLoss,
         Self::PowerLossEverywhere,
@@ -147,6 +149,7 @@ impl FaultKind {
         Self::Sleep,
         Self::BareMountPoint,
         Self::ForceBesidePause,
+        Self::Ambush,
     ];
 
     /// Its place in [`FaultKind::ALL`].
@@ -204,6 +207,7 @@ impl FaultKind {
             | Self::Sleep
             | Self::Resize
             | Self::ForceBesidePause
+            | Self::Ambush
             | Self::Verify => false,
         }
     }

@@ -174,6 +174,7 @@ fn rate(kind: FaultKind, draws: &mut Stream) -> u64 {
         FaultKind::ProcessCrash => draws.between(2, 9),
         FaultKind::PowerLoss => draws.between(1, 6),
         FaultKind::Handover => draws.between(1, 5),
+        FaultKind::Ambush => draws.between(2, 8),
         FaultKind::LinkCut | FaultKind::ClientDisconnect => draws.between(1, 6),
         FaultKind::ForceBlindly | FaultKind::Sleep | FaultKind::BareMountPoint => 1,
         FaultKind::ForceBesidePause => draws.between(1, 2),
@@ -220,7 +221,7 @@ fn rate(kind: FaultKind, draws: &mut Stream) -> u64 {
 fn share(kind: FaultKind) -> u64 {
     match kind {
         FaultKind::ProcessCrash => 85,
-        FaultKind::PowerLoss | FaultKind::Handover => 60,
+        FaultKind::PowerLoss | FaultKind::Handover | FaultKind::Ambush => 60,
         FaultKind::LinkCut => 50,
         FaultKind::ForceBlindly => 4,
         FaultKind::ForceBesidePause => 6,

@@ -202,7 +202,7 @@ impl<E: Engine> World<'_, E> {
         (good(best) || self.plan.beyond_budget).then_some(best)
     }
 
-    fn replication(&self, node: usize, peer: usize) -> Option<Replication> {
+    pub(super) fn replication(&self, node: usize, peer: usize) -> Option<Replication> {
         let status = self.nodes[node].status.as_ref()?;
         let entry = status.peers.iter().find(|entry| peer_node(node, entry.index) == peer)?;
         entry.connected.then_some(entry.replication)
@@ -218,9 +218,7 @@ impl<E: Engine> World<'_, E> {
                         self.resolve(first, second);
                     }
                     (Some(_), Some(_))
-                        if self.oracle.is_split()
-                            && self.oracle.are_apart(first, second)
-                            && !self.caretaker.resolved =>
+                        if self.oracle.have_parted(first, second) && !self.caretaker.resolved =>
                     {
                         parted = true;
                     }

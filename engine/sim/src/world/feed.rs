@@ -146,7 +146,8 @@ impl<E: Engine> World<'_, E> {
             self.nodes[node].backlog.push_back(event);
             return;
         }
-        let kind = coverage::Kind::of(&event).number() as u64;
+        let moment = coverage::Kind::of(&event);
+        let kind = moment.number() as u64;
         self.hash = mix(self.hash ^ self.now ^ ((node as u64) << 56) ^ (kind << 48) ^ fingerprint(&event));
         if !matches!(event, Event::Wake) {
             self.counts.events += 1;
@@ -181,6 +182,9 @@ impl<E: Engine> World<'_, E> {
         }
         self.carry_out(node, &mut actions);
         self.spare.push(actions);
+        if !self.ambushes.is_empty() {
+            self.spring_ambushes(node, moment);
+        }
     }
 
     fn carry_out(&mut self, node: usize, actions: &mut Vec<Action>) {

@@ -57,10 +57,10 @@ impl<E: Engine> World<'_, E> {
                 self.oracle.two_primaries();
             }
             if forced || status.disk == DiskState::UpToDate {
-                self.oracle.promoted(node, self.nodes[node].disk.data(), forced);
+                self.oracle.promoted(node, &self.nodes[node].image(), forced);
                 for other in (0..self.plan.nodes).filter(|other| *other != node) {
                     if self.oracle.holds(other) {
-                        self.oracle.recount(other, self.nodes[other].disk.data());
+                        self.oracle.recount(other, &self.nodes[other].image());
                     }
                 }
             }
@@ -69,7 +69,7 @@ impl<E: Engine> World<'_, E> {
         {
             // A primary may have gone on without it, and the news be on its way.
             let up_to_date = status.disk == DiskState::UpToDate && !self.is_dismissed(node);
-            self.oracle.claims(node, self.nodes[node].disk.data(), up_to_date);
+            self.oracle.claims(node, &self.nodes[node].image(), up_to_date);
         }
     }
 
@@ -84,12 +84,12 @@ impl<E: Engine> World<'_, E> {
         )
     }
 
-    /// Force was used: whoever this node is not connected with may be, or become, primary too.
+    /// Force was used: whoever has no session with this node may be, or become, primary too. (A peer may be connected and
+    /// refused: its history is another one from now on.)
     fn note_force(&mut self, node: usize) {
         let connected = |other: usize| {
-            self.nodes[node].status.as_ref().is_some_and(|status| {
-                status.peers.iter().any(|peer| peer_node(node, peer.index) == other && peer.connected)
-            })
+            self.replication(node, other)
+                .is_some_and(|replication| !matches!(replication, Replication::Off | Replication::SplitBrain))
         };
         let others = (0..self.plan.nodes).filter(|other| *other != node);
         let with = others.filter(|other| connected(*other) && !self.nodes[*other].is_primary());
@@ -111,7 +111,7 @@ impl<E: Engine> World<'_, E> {
         if !meets {
             return;
         }
-        if self.oracle.is_split() && !self.caretaker.resolved {
+        if self.oracle.have_parted(node, other) && !self.caretaker.resolved {
             let text = format!(
                 "node {node} and node {other} have both written since a forced promotion, and node {node} says \
                  {replication:?}: the split brain was not found"
@@ -125,7 +125,7 @@ impl<E: Engine> World<'_, E> {
             _ => node,
         };
         let loser = if survivor == node { other } else { node };
-        self.oracle.joined(survivor, loser, self.nodes[survivor].disk.data());
+        self.oracle.joined(survivor, loser, &self.nodes[survivor].image());
         self.counts.forks += u64::from(self.caretaker.resolved);
         self.caretaker.resolved = false;
     }
@@ -137,7 +137,9 @@ impl<E: Engine> World<'_, E> {
         }
         for peer in (0..self.plan.nodes).filter(|peer| *peer != node) {
             let [own, other] = [node, peer].map(|node| self.nodes[node].disk.certain_data());
+            // The peer may be gone, and back with another disk, by the time at which this node hears of it.
             if self.in_sync(node, peer)
+                && self.in_sync(peer, node)
                 && let Some(sector) = convergence::difference(&own, &other)
             {
                 let text = format!(
@@ -269,9 +271,13 @@ impl<E: Engine> World<'_, E> {
 
     /// Everything is well and the primary has left: images are equal, stable, and hold what was acknowledged.
     fn last_look(&mut self) {
-        let first = self.nodes[0].disk.data();
+        // All are well, so all have one size.
+        let size_bytes = self.nodes[0].status.as_ref().map_or(0, |status| status.size_bytes);
+        let end = usize::try_from(size_bytes).expect("a small device");
+        let first = &self.nodes[0].disk.data()[..end];
         for (node, this) in self.nodes.iter().enumerate() {
-            for (image, which) in [(this.disk.data(), "image"), (this.disk.stable_data(), "stable image")] {
+            let (image, stable) = (&this.disk.data()[..end], &this.disk.stable_data()[..end]);
+            for (image, which) in [(image, "image"), (stable, "stable image")] {
                 // Beyond the budget a failure of both files of a disk may leave no trace of itself.
                 if self.plan.beyond_budget && which != "image" {
                     continue;
@@ -286,7 +292,8 @@ impl<E: Engine> World<'_, E> {
             }
         }
         for node in 0..self.plan.nodes {
-            self.oracle.final_image(node, self.nodes[node].disk.data());
+            let image = self.nodes[node].image().into_owned();
+            self.oracle.final_image(node, &image);
             self.check_metadata(node);
         }
     }

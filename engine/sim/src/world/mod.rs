@@ -7,11 +7,12 @@
 //! * `agenda`: what happens when. `node`: one machine. `feed`: events in, actions out.
 //! * `links`: births and deaths of connections, frames on their way. `demand`: the clients' side.
 //! * `strike`: the faults of the schedule. `caretaker`: the operator who keeps the cluster useful.
-//! * `absence`: a primary that stood still.
+//! * `absence`: a primary that stood still. `ambush`: a node that dies beside a rare moment.
 //! * `judge`: what the oracle is told of states and images; the end of a run.
 
 mod absence;
 mod agenda;
+mod ambush;
 mod caretaker;
 mod demand;
 mod feed;
@@ -27,7 +28,7 @@ use evenkeel_core::volume::{
     wire::Frame,
 };
 
-use self::{agenda::Agenda, agenda::Due, caretaker::Caretaker, node::Node};
+use self::{agenda::Agenda, agenda::Due, ambush::Ambush, caretaker::Caretaker, node::Node};
 use crate::{
     client::Clients,
     coverage::Coverage,
@@ -116,6 +117,8 @@ pub(crate) struct World<'p, E: Engine> {
     next_command: u64,
     phase: Phase,
     healing_since: u64,
+    /// Those that are laid and have not sprung.
+    ambushes: Vec<Ambush>,
     /// Frames that were delivered lately, for replays; kept only if the plan replays.
     delivered: VecDeque<(usize, usize, LinkId, Channel, Frame)>,
     keeps_delivered: bool,
@@ -155,6 +158,7 @@ impl<'p, E: Engine> World<'p, E> {
             phase: Phase::Faults,
             healing_since: 0,
             delivered: VecDeque::new(),
+            ambushes: Vec::new(),
             keeps_delivered: plan.faults.iter().any(|fault| fault.kind == FaultKind::Replay),
             commit_ended: false,
             unreadable: false,

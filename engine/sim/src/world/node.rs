@@ -1,6 +1,6 @@
 //! A node: a machine with a disk and a clock, and the daemon on it that runs or does not.
 
-use std::collections::VecDeque;
+use std::{borrow::Cow, collections::VecDeque};
 
 use evenkeel_core::{
     ids::{BootId, InstanceId, PeerIndex},
@@ -138,6 +138,20 @@ impl<E> Node<E> {
             boot_clock_nanos: self.clock.uptime(now),
             entropy: self.identity.wide(),
         }
+    }
+
+    /// What its clients would read: nothing that lies in the file behind the end of the volume (older metadata, put back,
+    /// may name a smaller size).
+    pub(crate) fn image(&self) -> Cow<'_, [u8]> {
+        let data = self.disk.data();
+        let size_bytes = self.status.as_ref().map_or(data.len() as u64, |status| status.size_bytes);
+        let end = data.len().min(usize::try_from(size_bytes).expect("a small device"));
+        if data[end..].iter().all(|&byte| byte == 0) {
+            return Cow::Borrowed(data);
+        }
+        let mut image = data.to_vec();
+        image[end..].fill(0);
+        Cow::Owned(image)
     }
 
     /// Whether its daemon runs.

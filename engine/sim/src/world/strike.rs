@@ -51,6 +51,10 @@ impl<E: Engine> World<'_, E> {
                 }
                 true
             }
+            FaultKind::Ambush => {
+                self.lay_ambush(entry, &mut draws);
+                false
+            }
             FaultKind::Pause | FaultKind::Sleep => self.pause(node, lasts),
             FaultKind::CleanRestart => self.while_running(node, |world| {
                 world.command(node, OperatorCommand::Shutdown);
@@ -204,6 +208,7 @@ impl<E: Engine> World<'_, E> {
             return;
         }
         match kind {
+            FaultKind::Ambush => self.die_in_ambush(entry),
             FaultKind::OneWayCut => self.reopen(node, peer),
             FaultKind::Partition | FaultKind::ForceBlindly => {
                 self.reopen(node, peer);
@@ -409,7 +414,7 @@ impl<E: Engine> World<'_, E> {
     }
 
     /// The machine of a node loses power; its caches go even if the daemon was not running.
-    fn lose_power(&mut self, node: usize, draws: &mut Stream) -> bool {
+    pub(super) fn lose_power(&mut self, node: usize, draws: &mut Stream) -> bool {
         self.check_holders();
         self.nodes[node].disk.lose_power(draws);
         let ran = self.nodes[node].runs();

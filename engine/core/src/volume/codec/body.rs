@@ -34,11 +34,12 @@ enum Answer {
     TermTaken,
     SplitBrain,
     HasPrimary,
+    NotYet,
 }
 
 numbered!(Answer:
     [Self::Granted] = 1, [Self::IAmPrimary] = 2, [Self::TermTaken] = 3, [Self::SplitBrain] = 4,
-    [Self::HasPrimary] = 5);
+    [Self::HasPrimary] = 5, [Self::NotYet] = 6);
 /// The answer to a discard.
 #[derive(Clone, Copy)]
 enum DiscardAnswer {
@@ -291,6 +292,7 @@ fn write_answer(term: Term, refusal: Option<Refusal>, out: &mut Writer<'_>) {
         Some(Refusal::TermTaken(against)) => (Answer::TermTaken, Some(against)),
         Some(Refusal::SplitBrain) => (Answer::SplitBrain, None),
         Some(Refusal::HasPrimary) => (Answer::HasPrimary, None),
+        Some(Refusal::NotYet) => (Answer::NotYet, None),
     };
     out.term(term);
     out.numbered(answer);
@@ -475,9 +477,11 @@ fn read_answer(fields: &mut Reader<'_>) -> Result<Frame, FrameError> {
         (Answer::IAmPrimary, None) => Some(Refusal::IAmPrimary),
         (Answer::SplitBrain, None) => Some(Refusal::SplitBrain),
         (Answer::HasPrimary, None) => Some(Refusal::HasPrimary),
-        (Answer::Granted | Answer::IAmPrimary | Answer::SplitBrain | Answer::HasPrimary, Some(_)) => {
-            return Err(fields.unused_error("the term that was taken"));
-        }
+        (Answer::NotYet, None) => Some(Refusal::NotYet),
+        (
+            Answer::Granted | Answer::IAmPrimary | Answer::SplitBrain | Answer::HasPrimary | Answer::NotYet,
+            Some(_),
+        ) => return Err(fields.unused_error("the term that was taken")),
     };
     Ok(Frame::Answer { term, refusal })
 }

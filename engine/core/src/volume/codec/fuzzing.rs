@@ -225,11 +225,12 @@ impl Choices<'_> {
             Kind::Ask => Frame::Ask(self.term()),
             Kind::Answer => {
                 let term = self.term();
-                let refusal = match self.byte() % 5 {
+                let refusal = match self.byte() % 6 {
                     0 => None,
                     1 => Some(Refusal::IAmPrimary),
                     2 => Some(Refusal::SplitBrain),
                     3 => Some(Refusal::HasPrimary),
+                    4 => Some(Refusal::NotYet),
                     _ => Some(Refusal::TermTaken(self.term())),
                 };
                 Frame::Answer { term, refusal }
