@@ -338,8 +338,9 @@ impl Oracle {
         let values = std::mem::take(&mut self.scratch);
         match standard {
             Standard::Everything => {
+                // What nobody has answered or read yet is seen by nobody before this node serves: it may still vanish with it.
                 for (sector, value) in values.iter().enumerate() {
-                    if let Err(wrong) = self.register.read(sector, *value, now, now) {
+                    if let Some(wrong) = self.register.lacks(sector, *value) {
                         let text = format!("node {node} became primary with {value:?}: {wrong}");
                         self.broken_at("O1", sector, &text);
                         break;
@@ -477,16 +478,6 @@ impl Oracle {
         if let Some((node, sector, wrong)) = lacking {
             let text = format!("no copy holds everything acknowledged; on node {node}: {wrong}");
             self.broken_at("atlas", sector, &text);
-        }
-    }
-
-    /// A promotion pinned writes that nobody had acknowledged: a holder that lacks them holds no longer.
-    pub(crate) fn recount(&mut self, node: usize, image: &[u8]) {
-        let lacks = image.chunks_exact(SECTOR).enumerate().any(|(sector, bytes)| {
-            self.register.lacks(sector, payload::parse(bytes, sector as u64)).is_some()
-        });
-        if lacks {
-            self.copies.holders.remove(node);
         }
     }
 

@@ -58,11 +58,6 @@ impl<E: Engine> World<'_, E> {
             }
             if forced || status.disk == DiskState::UpToDate {
                 self.oracle.promoted(node, &self.nodes[node].image(), forced);
-                for other in (0..self.plan.nodes).filter(|other| *other != node) {
-                    if self.oracle.holds(other) {
-                        self.oracle.recount(other, &self.nodes[other].image());
-                    }
-                }
             }
         } else if old_disk != Some(status.disk)
             && matches!(status.disk, DiskState::Consistent | DiskState::UpToDate)
