@@ -3,13 +3,18 @@
 
 mod pair;
 
-use evenkeel_core::volume::{
-    DiskState, Replication, Role,
-    io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
-    operator::{Force, OperatorAnswer, OperatorCommand},
-    span::ByteSpan,
+use evenkeel_core::{
+    generation::view::Replies,
+    ids::{Generation, GenerationId},
+    volume::{
+        DiskState, Replication, Role,
+        io::{Channel, ClientOperation, Event, RequestError, RequestOutcome, ZeroMode},
+        operator::{Force, OperatorAnswer, OperatorCommand},
+        span::ByteSpan,
+        wire::Frame,
+    },
 };
-use pair::Pair;
+use pair::{Held, Pair};
 
 fn in_sync_pair() -> Pair {
     let mut pair = Pair::new();
@@ -211,4 +216,32 @@ fn a_primary_whose_process_died_goes_on_alone() {
     assert_eq!(pair.write(0, 4096, &[2; 4096], false), Ok(RequestOutcome::Done));
     pair.connect();
     assert_eq!(pair.data(0), pair.data(1));
+}
+
+#[test]
+fn g2_heads_that_are_offered_while_the_disk_is_slow_are_all_taken_in_their_order() {
+    let mut pair = in_sync_pair();
+    let (peer, link) = (pair.peer(), pair.link().expect("they are linked"));
+    let term = pair.status(0).head.expect("a primary has a head").term;
+    let offered = [0xb1, 0xb2].map(|id| Generation { id: GenerationId(id), term });
+    let offers = offered.map(|generation| {
+        let frame = Frame::Offer { generation, replies: Replies::Together };
+        (1, Event::Frame { peer, link, channel: Channel::Control, frame })
+    });
+    pair.hold(1, Held::Flush);
+    pair.limit_frames(0, 0);
+    pair.deliver(offers.to_vec());
+    pair.release(1, Held::Flush);
+    assert_eq!(pair.status(1).head, Some(offered[1]));
+    // A third node may have the first one as its head: it must find it here.
+    pair.disconnect();
+    pair.unlimit_frames();
+    pair.recorded = Some(Vec::new());
+    pair.connect();
+    let told = pair.recorded.take().expect("recorded").into_iter().find_map(|(to, event)| match event {
+        Event::Frame { frame: Frame::Report { view, .. }, .. } if to == 0 => Some(view),
+        _ => None,
+    });
+    let ancestors = told.expect("it reports").history.ancestors().to_vec();
+    assert_eq!(ancestors.first(), Some(&offered[0]));
 }

@@ -35,6 +35,9 @@ use crate::{
     ids::{Generation, GenerationId, PeerIndex, Term},
 };
 
+/// Offers of one primary that may wait for this node's disk at once; each is made after the loss of a peer.
+const OFFERS_MAX: usize = 64;
+
 impl Volume {
     /// How writes are replied to under the generations that this node makes.
     pub(crate) fn replies(&self) -> Replies {
@@ -186,11 +189,15 @@ impl Volume {
             self.end_leading(peer);
             self.begin_following(peer, super::follow::Phase::InSync, None);
         }
+        let taking = &self.peer(peer).taking;
+        if taking.len() >= OFFERS_MAX || taking.iter().any(|(offered, _)| offered.id == generation.id) {
+            return Err(Broken("a generation offered again, or too many at once"));
+        }
         self.cancel_promotion("the peer became primary");
         self.obey(peer);
         let link = self.peer(peer).link.expect("a frame came on it");
-        self.peer_mut(peer).taking = Some(generation.id);
-        self.flush_followed(Purpose::OfferFlush { peer, link, generation, replies });
+        self.peer_mut(peer).taking.push((generation, replies));
+        self.flush_followed(Purpose::OfferFlush { peer, link, id: generation.id });
         Ok(())
     }
 
@@ -213,27 +220,31 @@ impl Volume {
         }
     }
 
-    /// What this node has is stable: now it may take the offered head.
+    /// What this node has is stable: now it may take the offered head, and every one that was offered before it: another
+    /// node may have one of those as its newest, and has to find it among the ancestors (found by the simulator).
     pub(crate) fn on_offer_flush_done(
         &mut self,
         peer: PeerIndex,
         link: LinkId,
-        generation: Generation,
-        replies: Replies,
+        id: GenerationId,
         result: Result<(), DiskError>,
     ) {
         if let Err(error) = result {
             self.fail_disk(Failure::Flush(error));
             return;
         }
-        // A later offer on the same link stands for this one too.
-        if self.peer(peer).link != Some(link) || self.peer(peer).taking != Some(generation.id) {
+        if self.peer(peer).link != Some(link) {
             return;
         }
-        self.peer_mut(peer).taking = None;
+        let taking = &mut self.peer_mut(peer).taking;
+        // Its flush may end after that of a later offer, with which it was taken.
+        let Some(place) = taking.iter().position(|(offered, _)| offered.id == id) else { return };
+        let taken: Vec<(Generation, Replies)> = taking.drain(..=place).collect();
         self.give_up_counting();
-        self.store_mut().adopt_generation(peer, generation, replies);
-        self.store_mut().after_commit(Then::OfferAdopted { peer, link, id: generation.id });
+        for (generation, replies) in taken {
+            self.store_mut().adopt_generation(peer, generation, replies);
+        }
+        self.store_mut().after_commit(Then::OfferAdopted { peer, link, id });
     }
 
     /// The peer has the new head, durably.
@@ -274,7 +285,7 @@ impl Volume {
         state.link = None;
         state.session = Session::Down;
         state.offered = None;
-        state.taking = None;
+        state.taking.clear();
         state.told = None;
         state.word = None;
         state.word_names.clear();

@@ -11,10 +11,7 @@ use super::{
     verify::CheckId,
     wire::BlockContent,
 };
-use crate::{
-    generation::view::Replies,
-    ids::{Generation, PeerIndex, Sequence, Timestamp},
-};
+use crate::ids::{GenerationId, PeerIndex, Sequence, Timestamp};
 
 /// What is to be on the disk afterwards.
 #[derive(Clone, Debug)]
@@ -104,7 +101,7 @@ pub(crate) enum Purpose {
     /// A primary's flush before a new generation.
     GenerationFlush,
     /// The flush before an offered generation is taken.
-    OfferFlush { peer: PeerIndex, link: LinkId, generation: Generation, replies: Replies },
+    OfferFlush { peer: PeerIndex, link: LinkId, id: GenerationId },
     /// The last flush before a node leaves.
     ClosingFlush,
     /// A leader's flush before a session begins.

@@ -27,9 +27,9 @@ use super::{
 use crate::{
     generation::{
         verdict::{Extent, Verdict},
-        view::NodeView,
+        view::{NodeView, Replies},
     },
-    ids::{ClusterId, GenerationId, NodeId, PeerIndex, Timestamp, VolumeId},
+    ids::{ClusterId, Generation, GenerationId, NodeId, PeerIndex, Timestamp, VolumeId},
 };
 
 /// One configured peer.
@@ -48,8 +48,8 @@ pub(crate) struct Peer {
     pub(crate) told: Option<Told>,
     /// The generation that was offered and is not confirmed yet (G1).
     pub(crate) offered: Option<GenerationId>,
-    /// The generation that it offered last, while it is not taken yet (G2).
-    pub(crate) taking: Option<GenerationId>,
+    /// The generations that it has offered and that are not taken yet, in their order (G2).
+    pub(crate) taking: Vec<(Generation, Replies)>,
     /// It has said that it leaves on purpose, or goes on without us.
     pub(crate) leaving: bool,
     /// Since when it owes an acknowledgement without any progress.
@@ -159,7 +159,7 @@ impl Peer {
             ping_at: Timestamp(0),
             told: None,
             offered: None,
-            taking: None,
+            taking: Vec::new(),
             leaving: false,
             owing_since: None,
             progress: 0,

@@ -258,8 +258,8 @@ impl Volume {
             Purpose::FirstFlush => self.on_first_flush_done(result),
             Purpose::PromotionFlush => self.on_promotion_flush_done(result),
             Purpose::GenerationFlush => self.on_generation_flush_done(result),
-            Purpose::OfferFlush { peer, link, generation, replies } => {
-                self.on_offer_flush_done(peer, link, generation, replies, result);
+            Purpose::OfferFlush { peer, link, id } => {
+                self.on_offer_flush_done(peer, link, id, result);
             }
             Purpose::ClosingFlush => self.on_closing_flush_done(result),
             Purpose::LeadFlush { peer, link } => self.on_lead_flush_done(peer, link, result),
