@@ -72,6 +72,8 @@ pub(crate) struct Copies {
     counted: NodeSet,
     /// Whose copy calls itself half synced or failed, as far as is known: it may hold everything, and is no good copy.
     unfit: NodeSet,
+    /// Whose last resync ended in the middle: everybody may copy into it, and only what it is then can be said of it.
+    half_synced: NodeSet,
     /// The last good copy was damaged.
     damaged: bool,
     /// How often each node lost its memory (on B: or its process).
@@ -90,6 +92,7 @@ impl Copies {
             in_sync: everybody,
             counted: everybody,
             unfit: NodeSet::default(),
+            half_synced: NodeSet::default(),
             damaged: false,
             losses: vec![0; nodes],
             seen: vec![vec![None; nodes]; nodes],
@@ -125,13 +128,22 @@ impl Copies {
         };
         if self.holders.has(from) && everything {
             self.holders.insert(to);
+        } else if !self.holders.has(from) && self.half_synced.has(to) {
+            // It may have held everything by chance. (A copy that was whole must not be overwritten by one that is not.)
+            self.holders.remove(to);
         }
+        self.half_synced.remove(to);
         if self.in_sync.has(from) {
             self.in_sync.insert(to);
         }
         if self.counted.has(from) {
             self.counted.insert(to);
         }
+    }
+
+    /// A resync into a node ended in the middle.
+    pub(crate) fn interrupted(&mut self, node: usize) {
+        self.half_synced.insert(node);
     }
 
     /// Of two lines with writes of their own `loser` gives up its own for that of `node`.
@@ -300,6 +312,19 @@ mod tests {
         assert!(!copies.may_damage(0), "it may be so at any moment");
         copies.shows(1, DiskState::Consistent, false);
         assert!(copies.may_damage(0));
+    }
+
+    #[test]
+    fn a_half_synced_copy_that_held_everything_holds_what_its_next_source_does() {
+        for half_synced in [false, true] {
+            let mut copies = Copies::new(3, Protocol::C);
+            copies.lost_power(1);
+            if half_synced {
+                copies.interrupted(2);
+            }
+            copies.copied(1, 2, false);
+            assert_eq!(copies.holders.has(2), !half_synced, "who overwrites a whole copy is found by it");
+        }
     }
 
     #[test]

@@ -265,6 +265,11 @@ impl Oracle {
         self.writers.follows(to, from);
     }
 
+    /// A resync into a node ended in the middle.
+    pub(crate) fn interrupted(&mut self, node: usize) {
+        self.copies.interrupted(node);
+    }
+
     /// A process is gone (killed, shut down, or with its machine).
     pub(crate) fn process_gone(&mut self, node: usize, was_primary: bool) {
         self.copies.forgets(node);

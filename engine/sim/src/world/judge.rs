@@ -1,6 +1,8 @@
 //! What the oracle is told of states and images, and the end of a run.
 
-use evenkeel_core::volume::{DiskState, Replication, Role, config::Protocol, operator::OperatorCommand};
+use evenkeel_core::volume::{
+    DiskState, Replication, Role, config::Protocol, operator::OperatorCommand, status::Status,
+};
 
 use super::{Phase, World, node::peer_node};
 use crate::{
@@ -20,6 +22,15 @@ impl<E: Engine> World<'_, E> {
         for peer in (0..self.plan.nodes).filter(|peer| *peer != node) {
             let in_sync = self.in_sync(node, peer);
             self.oracle.sees(node, peer, in_sync);
+        }
+        let resyncs =
+            |status: &Status| status.peers.iter().any(|peer| peer.replication == Replication::SyncTarget);
+        let now = self.nodes[node].status.as_ref().expect("just put there");
+        if now.disk == DiskState::Inconsistent
+            && !resyncs(now)
+            && before.as_ref().is_none_or(|old| old.disk == DiskState::Diskless || resyncs(old))
+        {
+            self.oracle.interrupted(node);
         }
         self.follow_absence(node);
         let status = self.nodes[node].status.clone().expect("just put there");
