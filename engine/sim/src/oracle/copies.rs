@@ -36,6 +36,10 @@ impl NodeSet {
         Self(self.0 & !others.0)
     }
 
+    pub(crate) fn both(self, others: Self) -> Self {
+        Self(self.0 & others.0)
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -249,12 +253,13 @@ impl Copies {
         }
     }
 
-    /// The truth is settled on this node's image; `parts`: without those that had part in the last acknowledgement.
-    pub(crate) fn settle(&mut self, node: usize, parts: bool) {
+    /// The truth is settled on this node's image; `parts`: from those that had part in the last acknowledgement, but for
+    /// these.
+    pub(crate) fn settle(&mut self, node: usize, parts: Option<NodeSet>) {
         self.holders = NodeSet::only(node);
         self.in_sync = NodeSet::only(node);
-        if parts {
-            self.counted = NodeSet::only(node);
+        if let Some(with_it) = parts {
+            self.counted = self.counted.both(with_it);
         }
         self.counted.insert(node);
         self.damaged = false;

@@ -20,7 +20,7 @@ use evenkeel_core::{
 };
 
 use self::{
-    copies::{Copies, Standard},
+    copies::{Copies, NodeSet, Standard},
     cut::{Cut, Demand},
     journal::Journal,
     metadata::Metadata,
@@ -375,7 +375,12 @@ impl Oracle {
             Standard::Nothing => {}
         }
         if standard != Standard::Everything {
-            self.settle_on(node, &values, now, forced);
+            // Those on its line were there when the force was used, and get its generation with it.
+            let mut line = NodeSet::default();
+            (0..self.writers.nodes())
+                .filter(|other| !self.writers.are_apart(node, *other))
+                .for_each(|other| line.insert(other));
+            self.settle_on(node, &values, now, forced.then_some(line));
             // With everybody on one line nothing that was given up can come back.
             self.settled_on = self.writers.fork_possible().then_some(node);
         } else {
@@ -395,7 +400,7 @@ impl Oracle {
         }
     }
 
-    fn settle_on(&mut self, node: usize, values: &[Value], now: u64, parts: bool) {
+    fn settle_on(&mut self, node: usize, values: &[Value], now: u64, parts: Option<NodeSet>) {
         for (sector, value) in values.iter().enumerate() {
             self.register.settle(sector, *value, now);
         }
@@ -532,7 +537,7 @@ impl Oracle {
             self.settled_on = None;
             self.parse_image(image);
             let values = std::mem::take(&mut self.scratch);
-            self.settle_on(node, &values, now, true);
+            self.settle_on(node, &values, now, Some(NodeSet::only(node)));
             self.cut.join(&values);
             self.scratch = values;
         }

@@ -139,6 +139,11 @@ impl Writers {
         self.lines.windows(2).any(|pair| pair[0] != pair[1])
     }
 
+    /// How many nodes there are.
+    pub(crate) fn nodes(&self) -> usize {
+        self.lines.len()
+    }
+
     /// Whether two nodes are on different lines.
     pub(crate) fn are_apart(&self, one: usize, other: usize) -> bool {
         self.lines[one] != self.lines[other]

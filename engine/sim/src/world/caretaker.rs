@@ -243,13 +243,12 @@ impl<E: Engine> World<'_, E> {
     fn give_up_unfit(&mut self) {
         for node in 0..self.plan.nodes {
             let Some(status) = &self.nodes[node].status else { continue };
-            let unfit = status.peers.iter().find_map(|entry| match entry.apart {
-                Some(Verdict::Refused(Refusal::UnfitButAhead(Side::Mine))) => Some(entry.index),
-                _ => None,
+            let unfit = status.peers.iter().find(|entry| {
+                let refused = Verdict::Refused(Refusal::UnfitButAhead(Side::Mine));
+                entry.apart == Some(refused) && self.nodes[peer_node(node, entry.index)].is_primary()
             });
-            let Some(peer) = unfit else { continue };
-            let serves = self.nodes[peer_node(node, peer)].is_primary();
-            if serves && self.now >= self.caretaker.resolve_at {
+            let Some(peer) = unfit.map(|entry| entry.index) else { continue };
+            if self.now >= self.caretaker.resolve_at {
                 self.caretaker.resolve_at = self.now + 3 * SECOND;
                 self.command(node, OperatorCommand::Resolve { peer, discard: Discard::Own });
             }
