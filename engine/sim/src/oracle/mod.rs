@@ -541,6 +541,9 @@ impl Oracle {
             self.cut.join(&values);
             self.scratch = values;
         }
+        if !self.writers.fork_possible() {
+            self.settled_on = None;
+        }
     }
 
     /// The metadata on a node's media, read from outside.
