@@ -59,7 +59,14 @@ impl Notices {
                 // A refusal is a verdict and then nothing; with anything else the verdict is used up.
                 told.verdict &= matches!(replication, Replication::Off | Replication::SplitBrain);
             }
-            Notice::Verdict(peer, _) => self.peers[peer.as_usize()].verdict = true,
+            Notice::Verdict(peer, _) => {
+                let told = &mut self.peers[peer.as_usize()];
+                told.verdict = true;
+                // A split brain is told again with its verdict; any other verdict says that there is none any more.
+                if told.replication == Replication::SplitBrain {
+                    told.replication = Replication::Off;
+                }
+            }
             Notice::DiskFailed(..) => self.failed = true,
             Notice::Grown(size_bytes) => self.size_bytes = Some(*size_bytes),
             Notice::ResyncDone { .. }

@@ -149,7 +149,9 @@ impl<E: Engine> World<'_, E> {
         let moment = coverage::Kind::of(&event);
         let kind = moment.number() as u64;
         self.hash = mix(self.hash ^ self.now ^ ((node as u64) << 56) ^ (kind << 48) ^ fingerprint(&event));
-        if !matches!(event, Event::Wake) {
+        if matches!(event, Event::Wake) {
+            self.check_wakes(node);
+        } else {
             self.counts.events += 1;
         }
         let late = self.is_late(node, &event);

@@ -8,7 +8,7 @@ use super::{Phase, World, node::peer_node};
 use crate::{
     engine::Engine,
     oracle::convergence::{self, HEAL_BOUND},
-    plan::SECOND,
+    plan::{MILLISECOND, SECOND},
 };
 
 impl<E: Engine> World<'_, E> {
@@ -167,6 +167,18 @@ impl<E: Engine> World<'_, E> {
             if let Some(what) = this.notices.compare(status, self.now).filter(|_| E::INSPECTS) {
                 self.oracle.broken("O11", format!("node {node}: {what}"));
             }
+        }
+    }
+
+    /// A node is woken: not without end (O9).
+    pub(super) fn check_wakes(&mut self, node: usize) {
+        const WAKES_MAX: u32 = 1000;
+        let millisecond = self.now / MILLISECOND;
+        let wakes = &mut self.nodes[node].wakes;
+        *wakes = if wakes.0 == millisecond { (millisecond, wakes.1 + 1) } else { (millisecond, 1) };
+        if wakes.1 > WAKES_MAX {
+            self.oracle
+                .broken("O9", format!("node {node} asks to be woken again and again, and does nothing"));
         }
     }
 

@@ -71,6 +71,8 @@ pub(crate) struct Node<E> {
     pub(crate) commands: Vec<(CommandId, OperatorCommand)>,
     /// A promotion by force is under way.
     pub(crate) forced: bool,
+    /// In this millisecond it was woken so often.
+    pub(crate) wakes: (u64, u32),
     /// It was primary when its daemon ended.
     pub(crate) died_primary: bool,
 }
@@ -115,6 +117,7 @@ impl<E> Node<E> {
             blank: false,
             commands: Vec::new(),
             forced: false,
+            wakes: (0, 0),
             died_primary: false,
         };
         this.boot_machine(plan, 0);
