@@ -61,6 +61,23 @@ fn a_primary_whose_peer_does_not_come_back_goes_on_after_the_peers_time() {
     assert_eq!(pair.request(0, ClientOperation::Flush), Ok(RequestOutcome::Done));
 }
 
+/// Its time from the gap is over before that of the silence on the new link: there is nothing to do at the first.
+#[test]
+fn a_primary_whose_peer_is_linked_again_and_silent_is_not_woken_without_end() {
+    let mut pair = stopped_primary();
+    pair.disconnect();
+    pair.pass_time();
+    pair.go_on();
+    pair.pass_time();
+    pair.freeze(1);
+    pair.connect();
+    let request = pair.begin_request(0, write(2));
+    pair.pass_time();
+    assert_eq!(pair.reply(request), None, "the peer may still be there");
+    pair.pass_time();
+    assert_eq!(pair.reply(request), Some(Ok(RequestOutcome::Done)), "it is lost");
+}
+
 #[test]
 fn a_peer_that_still_follows_confirms_with_its_next_word() {
     let mut pair = stopped_primary();

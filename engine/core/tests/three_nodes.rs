@@ -222,3 +222,39 @@ fn a_volume_grows_on_all_three_and_on_one_that_was_away() {
     assert_eq!(trio.request(0, ClientOperation::Flush), DONE);
     all_well(&trio);
 }
+
+/// A bit that is set when the page that it is in was moved already is flushed in its new place only: an extent that left
+/// the activity log because its bits were flushed in the old one would be lost with a crash.
+#[test]
+fn d8_bits_wait_while_their_pages_move() {
+    let mut trio = formed();
+    for peer in [1, 2] {
+        trio.crash(peer);
+    }
+    trio.pass_time();
+    trio.pass_time();
+    assert_eq!(trio.write(0, 0, &[1; 4096]), DONE, "its extent is in the activity log");
+    trio.hold_commits(0);
+    let new = trio.status(0).size_bytes + (64 << 10);
+    let growth = trio.begin_command(0, OperatorCommand::Resize(new));
+    assert_eq!(trio.write(0, 8192, &[2; 4096]), DONE, "in the same extent, after its page was moved");
+    for _ in 0..30 {
+        trio.pass_time();
+    }
+    assert!(trio.release_commit(), "the pages of the first peer");
+    assert_eq!(trio.answer(growth), None, "those of the second follow");
+    trio.release_commits();
+    assert_eq!(trio.answer(growth), Some(OperatorAnswer::Done));
+    for _ in 0..60 {
+        trio.pass_time();
+    }
+    trio.crash(0);
+    trio.restart(0);
+    for peer in [1, 2] {
+        assert_eq!(
+            trio.of(0, peer).dirty_bytes,
+            8192,
+            "what node {peer} lacks: no bit lost, no extent left open"
+        );
+    }
+}

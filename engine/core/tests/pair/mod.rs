@@ -441,8 +441,11 @@ impl Pair {
                 continue;
             }
             let Some(volume) = &mut self.nodes[node].volume else { continue };
+            let (woken, now) = (matches!(event, Event::Wake), self.now);
             let mut actions = Vec::new();
-            volume.handle(self.now, event, &mut actions);
+            volume.handle(now, event, &mut actions);
+            let at_once = |action: &Action| matches!(action, Action::WakeAt(time) if *time <= now);
+            assert!(!(woken && actions.iter().any(at_once)), "node {node} is awake, and asks to be woken");
             self.carry_out(node, actions);
         }
         panic!("the two nodes never come to rest");

@@ -51,6 +51,9 @@ pub(crate) struct Trio {
     budget: usize,
     /// Writes from the first to the second do not arrive.
     stuck: Vec<(usize, usize)>,
+    /// Commits of this node wait in `late`, until a test releases them.
+    slow: Option<usize>,
+    late: VecDeque<Action>,
     next: u64,
     replies: BTreeMap<u64, Result<RequestOutcome, RequestError>>,
     answers: BTreeMap<u64, OperatorAnswer>,
@@ -90,6 +93,8 @@ impl Trio {
             links: [(0, 1), (0, 2), (1, 2)].map(|pair| (pair, None)).into(),
             budget: usize::MAX,
             stuck: Vec::new(),
+            slow: None,
+            late: VecDeque::new(),
             next: 1,
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -195,6 +200,28 @@ impl Trio {
         }
     }
 
+    /// From now on commits of a node wait.
+    pub(crate) fn hold_commits(&mut self, node: usize) {
+        self.slow = Some(node);
+    }
+
+    /// The commit that waits is made; returns whether there was one.
+    pub(crate) fn release_commit(&mut self) -> bool {
+        let node = self.slow.take().expect("a node's commits wait");
+        let waited = self.late.pop_front();
+        let released = waited.is_some();
+        self.carry_out(node, waited.into_iter().collect());
+        self.slow = Some(node);
+        self.run();
+        released
+    }
+
+    /// Commits wait no longer.
+    pub(crate) fn release_commits(&mut self) {
+        while self.release_commit() {}
+        self.slow = None;
+    }
+
     fn drop_link(&mut self, one: usize, other: usize) {
         if let Some(link) = self.links.get_mut(&pair(one, other)).and_then(Option::take) {
             self.events.push_back((one, Event::LinkDown { peer: index(one, other), link }));
@@ -229,10 +256,20 @@ impl Trio {
     }
 
     pub(crate) fn command(&mut self, node: usize, command: OperatorCommand) -> OperatorAnswer {
+        let id = self.begin_command(node, command);
+        self.answer(id).expect("the command was answered")
+    }
+
+    /// Gives a command whose answer may come later.
+    pub(crate) fn begin_command(&mut self, node: usize, command: OperatorCommand) -> u64 {
         let id = self.number();
         self.events.push_back((node, Event::Command { id: CommandId(id), command }));
         self.run();
-        self.answers.remove(&id).expect("the command was answered")
+        id
+    }
+
+    pub(crate) fn answer(&mut self, id: u64) -> Option<OperatorAnswer> {
+        self.answers.remove(&id)
     }
 
     /// Writes; nothing when there is no answer yet.
@@ -290,6 +327,10 @@ impl Trio {
 
     fn carry_out(&mut self, node: usize, actions: Vec<Action>) {
         for action in actions {
+            if self.slow == Some(node) && matches!(action, Action::Commit { .. }) {
+                self.late.push_back(action);
+                continue;
+            }
             let disk = &mut self.nodes[node];
             let done = |tag| Event::DiskDone { tag, result: Ok(()) };
             let event = match action {
