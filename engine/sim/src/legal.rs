@@ -63,7 +63,8 @@ fn comes_in(kind: Kind) -> u8 {
             Frame::Yield => ESTABLISHED | APART,
             Frame::Grown => ESTABLISHED | VERIFY,
             // It may cross the beginning of a resync.
-            Frame::Outdate | Frame::Outdated => ESTABLISHED | TARGET | SOURCE,
+            Frame::Outdate => ESTABLISHED | TARGET | SOURCE,
+            Frame::Outdated => ESTABLISHED | TARGET | LEADING,
             Frame::Adopted => ESTABLISHED | APART | VERIFY,
             Frame::Host => ESTABLISHED | APART,
             Frame::Discard | Frame::DiscardAnswer => APART | SPLIT,

@@ -71,6 +71,8 @@ pub(crate) struct Copies {
     pub(crate) holders: NodeSet,
     /// Who was in sync at the last acknowledgement, whatever happened since.
     pub(crate) in_sync: NodeSet,
+    /// Which of them has, in its memory at least, everything that it was sent until then.
+    intact: NodeSet,
     /// Who had part in the last acknowledgement, or has caught up since, whatever became of its copy: no generation was
     /// begun without it.
     counted: NodeSet,
@@ -94,6 +96,7 @@ impl Copies {
             protocol,
             holders: everybody,
             in_sync: everybody,
+            intact: everybody,
             counted: everybody,
             unfit: NodeSet::default(),
             half_synced: NodeSet::default(),
@@ -140,6 +143,11 @@ impl Copies {
         if self.in_sync.has(from) {
             self.in_sync.insert(to);
         }
+        if self.intact.has(from) {
+            self.intact.insert(to);
+        } else {
+            self.intact.remove(to);
+        }
         if self.counted.has(from) {
             self.counted.insert(to);
         }
@@ -160,25 +168,24 @@ impl Copies {
     /// The primary has acknowledged a write; `own_disk`: its own copy counts.
     pub(crate) fn acknowledged(&mut self, primary: usize, own_disk: bool) {
         let mut in_sync = NodeSet::default();
-        let mut holders = NodeSet::default();
+        let mut intact = NodeSet::default();
         if own_disk {
             in_sync.insert(primary);
-            holders.insert(primary);
+            intact.insert(primary);
         }
         for (peer, seen) in self.seen[primary].iter().enumerate() {
             if let Some(losses) = seen {
                 in_sync.insert(peer);
-                let counts = match self.protocol {
-                    Protocol::A => !own_disk,
-                    Protocol::B | Protocol::C => true,
-                };
-                if counts && *losses == self.losses[peer] {
-                    holders.insert(peer);
+                if *losses == self.losses[peer] {
+                    intact.insert(peer);
                 }
             }
         }
-        self.holders = holders;
-        self.in_sync = in_sync;
+        self.holders = match self.protocol {
+            Protocol::A if own_disk => NodeSet::only(primary),
+            Protocol::A | Protocol::B | Protocol::C => intact,
+        };
+        (self.in_sync, self.intact) = (in_sync, intact);
         self.counted = in_sync;
         self.damaged = false;
     }
@@ -187,6 +194,7 @@ impl Copies {
     pub(crate) fn lost_power(&mut self, node: usize) {
         self.losses[node] += 1;
         self.holders.remove(node);
+        self.intact.remove(node);
     }
 
     /// A process died; on B a peer may have had replied writes only in its memory.
@@ -203,6 +211,7 @@ impl Copies {
         let was_last = !self.holders.others_than(node) && self.in_sync.has(node);
         self.holders.remove(node);
         self.in_sync.remove(node);
+        self.intact.remove(node);
         if was_last {
             self.damaged = true;
         }
@@ -244,7 +253,7 @@ impl Copies {
                 (false, _) if forced => Standard::Loss(Demand::Cut),
                 (false, _) => Standard::Loss(Demand::Floor),
             }
-        } else if forced && self.protocol == Protocol::A && self.in_sync.has(node) {
+        } else if forced && self.protocol == Protocol::A && self.in_sync.both(self.intact).has(node) {
             Standard::Lag
         } else if forced {
             Standard::Loss(Demand::Cut)
@@ -258,6 +267,7 @@ impl Copies {
     pub(crate) fn settle(&mut self, node: usize, parts: Option<NodeSet>) {
         self.holders = NodeSet::only(node);
         self.in_sync = NodeSet::only(node);
+        self.intact = NodeSet::only(node);
         if let Some(with_it) = parts {
             self.counted = self.counted.both(with_it);
         }
@@ -302,6 +312,13 @@ mod tests {
         assert_eq!(alone.standard(1, false), Standard::Everything);
         alone.damage(0);
         assert_eq!(alone.standard(1, true), Standard::Nothing);
+
+        let mut behind = Copies::new(2, Protocol::A);
+        behind.sees(0, 1, true);
+        behind.acknowledged(0, true);
+        assert_eq!(behind.standard(1, true), Standard::Lag, "force on a copy that only lags");
+        behind.lost_power(1);
+        assert_eq!(behind.standard(1, true), Standard::Loss(Demand::Cut), "its memory is gone too");
     }
 
     #[test]

@@ -513,6 +513,12 @@ impl<E: Engine> World<'_, E> {
                     // Some clients find the new primary, some stay where they are.
                     self.disconnect_client(0);
                 }
+                if matches!(answer, OperatorAnswer::Refused(why) if why.contains("restart the machine")) {
+                    // As it says.
+                    let mut draws = Stream::of_key(self.now);
+                    self.lose_power(node, &mut draws);
+                    self.come_back(node, 1_000 * MILLISECOND);
+                }
             }
             OperatorCommand::Resize(size_bytes) if done => self.clients.may_use(*size_bytes),
             OperatorCommand::Resolve { .. } if !done => self.caretaker.resolved = false,
