@@ -42,6 +42,7 @@ pub(crate) struct Caretaker {
     /// Since when two connected nodes are seen to have parted without saying so.
     parted_since: Option<u64>,
     resolve_at: u64,
+    resolves: usize,
     /// Whose writes a split brain's end discards.
     discards_first: bool,
     /// A split brain was ended by command, and the two lines have not joined yet.
@@ -61,6 +62,7 @@ impl Caretaker {
             rotation: 0,
             parted_since: None,
             resolve_at: 0,
+            resolves: 0,
             discards_first: draws.chance(1, 2),
             resolved: false,
         }
@@ -211,11 +213,12 @@ impl<E: Engine> World<'_, E> {
     /// Ends split brains by command, and complains of one that is not found (G6).
     fn end_split_brain(&mut self) {
         let mut parted = false;
+        let mut told = Vec::new();
         for first in 0..self.plan.nodes {
             for second in first + 1..self.plan.nodes {
                 match (self.replication(first, second), self.replication(second, first)) {
                     (Some(Replication::SplitBrain), Some(Replication::SplitBrain)) => {
-                        self.resolve(first, second);
+                        told.push((first, second));
                     }
                     (Some(_), Some(_))
                         if self.oracle.have_parted(first, second) && !self.caretaker.resolved =>
@@ -225,6 +228,13 @@ impl<E: Engine> World<'_, E> {
                     _ => {}
                 }
             }
+        }
+        if !told.is_empty() && self.now >= self.caretaker.resolve_at {
+            self.caretaker.resolve_at = self.now + 3 * SECOND;
+            // One that gave its writes up for a second has still parted from the third: each pair has its turn.
+            let (first, second) = told[self.caretaker.resolves % told.len()];
+            self.caretaker.resolves += 1;
+            self.resolve(first, second);
         }
         if !parted || self.nodes.iter().any(|node| node.paused) {
             self.caretaker.parted_since = None;
@@ -256,10 +266,6 @@ impl<E: Engine> World<'_, E> {
     }
 
     fn resolve(&mut self, first: usize, second: usize) {
-        if self.now < self.caretaker.resolve_at {
-            return;
-        }
-        self.caretaker.resolve_at = self.now + 3 * SECOND;
         // Of two real lines either may go; if only one was answered for, that one stays, whoever of it is asked.
         let first_loses = match self.oracle.last_writer() {
             Some(last) if !self.oracle.is_split() => self.oracle.are_apart(last, first),
