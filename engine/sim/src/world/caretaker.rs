@@ -210,22 +210,25 @@ impl<E: Engine> World<'_, E> {
         entry.connected.then_some(entry.replication)
     }
 
+    /// Whether a node says that its copy and that of a peer have parted, or never had anything in common.
+    fn says_parted(&self, node: usize, peer: usize) -> bool {
+        self.nodes[node].status.iter().flat_map(|status| &status.peers).any(|entry| {
+            let parted = matches!(entry.apart, Some(Verdict::SplitBrain { .. } | Verdict::Unrelated { .. }));
+            parted && peer_node(node, entry.index) == peer
+        })
+    }
+
     /// Ends split brains by command, and complains of one that is not found (G6).
     fn end_split_brain(&mut self) {
         let mut parted = false;
         let mut told = Vec::new();
         for first in 0..self.plan.nodes {
             for second in first + 1..self.plan.nodes {
-                match (self.replication(first, second), self.replication(second, first)) {
-                    (Some(Replication::SplitBrain), Some(Replication::SplitBrain)) => {
-                        told.push((first, second));
-                    }
-                    (Some(_), Some(_))
-                        if self.oracle.have_parted(first, second) && !self.caretaker.resolved =>
-                    {
-                        parted = true;
-                    }
-                    _ => {}
+                let linked = self.replication(first, second).and(self.replication(second, first)).is_some();
+                if linked && self.says_parted(first, second) && self.says_parted(second, first) {
+                    told.push((first, second));
+                } else if linked && self.oracle.have_parted(first, second) && !self.caretaker.resolved {
+                    parted = true;
                 }
             }
         }
