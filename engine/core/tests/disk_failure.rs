@@ -10,7 +10,7 @@ use evenkeel_core::volume::{
     span::ByteSpan,
     status::Suspended,
 };
-use pair::{Fail, Pair};
+use pair::{Fail, Held, Pair};
 
 const DONE: Result<RequestOutcome, RequestError> = Ok(RequestOutcome::Done);
 
@@ -220,4 +220,33 @@ fn w4_the_last_copy_is_put_in_doubt_by_a_write_and_condemned_by_a_flush() {
         let forced = pair.command(0, OperatorCommand::Primary(Force::Yes));
         assert_eq!(forced == OperatorAnswer::Done, fail == Fail::Write, "{fail:?}");
     }
+}
+
+/// Of an opening only the flush of the data is still under way when the metadata fail: its end opens nothing.
+#[test]
+fn w4_a_disk_that_fails_while_it_is_opened_does_not_come_back_to_life() {
+    let mut pair = in_sync_pair();
+    pair.crash(1);
+    pair.hold(1, Held::Flush);
+    pair.hold(1, Held::Meta);
+    pair.restart(1);
+    while pair.held_actions(1, Held::Flush) == 0 {
+        pair.release_one(1, Held::Meta);
+    }
+    pair.fail_next(1, Fail::Commit);
+    pair.release(1, Held::Meta);
+    assert_eq!(pair.status(1).disk, DiskState::Failed);
+    pair.release(1, Held::Flush);
+    pair.connect();
+    pair.pass_time();
+    assert_eq!((pair.status(1).disk, pair.status(0).peers[0].connected), (DiskState::Failed, false));
+    assert!(matches!(
+        pair.command(1, OperatorCommand::Primary(Force::Inconsistent)),
+        OperatorAnswer::Refused(_)
+    ));
+    pair.restart(1);
+    pair.connect();
+    pair.pass_time();
+    assert_eq!(pair.status(1).disk, DiskState::UpToDate);
+    assert_eq!(pair.status(0).peers[0].replication, Replication::Established);
 }

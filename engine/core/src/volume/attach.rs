@@ -350,6 +350,11 @@ impl Volume {
             self.fail_disk(Failure::Flush(error));
             return;
         }
+        if self.disk == DiskState::Failed {
+            // The metadata failed meanwhile (W4; found by the simulator: it ran on a disk on which nothing is recorded).
+            self.stage = Stage::Closed;
+            return;
+        }
         let Stage::Opening(opening) = std::mem::replace(&mut self.stage, Stage::Running) else {
             panic!("the first flush ends the opening")
         };
