@@ -20,6 +20,7 @@ fn all_well(trio: &Trio) {
             let peer = trio.of(node, other);
             assert_eq!(peer.replication, Replication::Established, "node {node} of node {other}");
             assert_eq!(peer.dirty_bytes, 0, "node {node} of node {other}");
+            assert_eq!(peer.disk, Some(DiskState::UpToDate), "node {node} of node {other}");
         }
         assert_eq!(trio.status(node).head, trio.status(0).head, "node {node}");
         assert!(trio.data(node) == trio.data(0), "the image of node {node} is that of node 0");
@@ -38,6 +39,15 @@ fn formed() -> Trio {
 fn g3_three_new_nodes_make_one_generation_without_a_copy() {
     let trio = formed();
     assert_eq!(trio.moved_bytes, 0);
+    all_well(&trio);
+}
+
+#[test]
+fn two_secondaries_that_meet_again_know_each_others_disks() {
+    let mut trio = formed();
+    trio.cut(1, 2);
+    trio.pass_time();
+    trio.join(1, 2);
     all_well(&trio);
 }
 

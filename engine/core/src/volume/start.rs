@@ -141,6 +141,8 @@ impl Volume {
         starting.begun = true;
         if starting.fellows {
             self.follow_fellow(peer);
+            // The leader knows no more than the report: a good copy.
+            self.send_mark(peer);
             self.send(peer, Channel::Control, Frame::Ready);
             return Ok(());
         }

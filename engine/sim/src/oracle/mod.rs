@@ -333,8 +333,10 @@ impl Oracle {
     /// then settles the truth on it.
     pub(crate) fn promoted(&mut self, node: usize, image: &[u8], forced: bool) {
         let now = self.tick();
-        // The last primary before a force of which it has not heard may go on by its right (P2): a second truth.
-        self.forked |= !forced && self.writers.last().is_some_and(|last| self.writers.are_apart(last, node));
+        // The last primary before a force of which it has not heard may go on by its right (P2): a second truth, whether
+        // the forced one has answered a write or only served.
+        let others = [self.writers.last(), self.settled_on];
+        self.forked |= !forced && others.iter().flatten().any(|&other| self.writers.are_apart(other, node));
         if self.forked {
             return;
         }
