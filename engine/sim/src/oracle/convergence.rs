@@ -1,12 +1,12 @@
 //! O5 and O9 at the end of a run: faults stop, and within bounded virtual time everything is well again.
 //!
 //! *Well*: every node runs, one is primary, all disks are UpToDate, every pair with the primary is established
-//! with nothing dirty, and no request waits. Then all images are byte for byte the same, in the caches and, after
+//! with nothing dirty, each node knows what its peers are, and no request waits. Then all images are byte for byte the same, in the caches and, after
 //! a flush, on media.
 
 use evenkeel_core::volume::{DiskState, Replication, Role, status::Status};
 
-use crate::{payload::SECTOR, plan::SECOND};
+use crate::{payload::SECTOR, plan::SECOND, world::node::peer_node};
 
 /// So long after the last fault everything must be well (virtual time).
 pub(crate) const HEAL_BOUND: u64 = 900 * SECOND;
@@ -37,6 +37,11 @@ pub(crate) fn unwell(statuses: &[Option<Status>], waiting: usize) -> Option<Stri
                     "node {node} says that {:?} lacks {} bytes",
                     peer.index, peer.dirty_bytes
                 ));
+            }
+            let is = statuses[peer_node(node, peer.index)].as_ref().map(|status| (status.role, status.disk));
+            let told = peer.role.zip(peer.disk);
+            if is.is_some() && told != is {
+                return Some(format!("node {node} says that {:?} is {told:?}, and it is {is:?}", peer.index));
             }
         }
     }

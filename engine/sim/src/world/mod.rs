@@ -18,7 +18,7 @@ mod demand;
 mod feed;
 mod judge;
 mod links;
-mod node;
+pub(crate) mod node;
 mod strike;
 
 use std::collections::VecDeque;
