@@ -95,6 +95,43 @@ fn g9_what_a_secondary_applied_survives_its_crash_as_bits() {
     assert!(trio.data(1) == trio.data(2), "beta's activity log named the block");
 }
 
+/// The session that began last is not the one with the node that becomes primary; and that tells its role before it
+/// offers its head, because by force its disk's state changes.
+#[test]
+fn g9_a_secondary_keeps_bits_whichever_of_its_leaders_becomes_primary() {
+    let mut trio = formed();
+    let handover = [
+        (0, OperatorCommand::Secondary { force: false }),
+        (1, OperatorCommand::Primary(Force::No)),
+        (1, OperatorCommand::Secondary { force: false }),
+    ];
+    for (node, command) in handover {
+        assert_eq!(trio.command(node, command), OperatorAnswer::Done);
+    }
+    trio.crash(0);
+    trio.cut(0, 1);
+    trio.pass_time();
+    trio.restart(0);
+    trio.pass_time();
+    trio.cut(1, 2);
+    trio.pass_time();
+    trio.join(1, 2);
+    for leader in [0, 1] {
+        assert_eq!(trio.of(2, leader).replication, Replication::Established);
+    }
+    assert_eq!(trio.status(0).disk, DiskState::Consistent, "it has not met beta");
+    assert_eq!(trio.command(0, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(trio.write(0, 4096, &[7; 4096]), DONE);
+    assert_eq!(trio.request(0, ClientOperation::Flush), DONE);
+    assert!(trio.of(2, 1).dirty_bytes >= 4096, "gamma knows what beta lacks");
+    trio.crash(0);
+    for _ in 0..3 {
+        trio.pass_time();
+    }
+    assert!(trio.data(1) == trio.data(2), "the survivors have compared");
+    assert_eq!(trio.data(1)[4096..8192], [7; 4096]);
+}
+
 #[test]
 fn g9_a_secondary_keeps_bits_for_a_third_node_that_is_away() {
     let mut trio = formed();

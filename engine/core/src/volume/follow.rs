@@ -247,6 +247,10 @@ impl Volume {
         if self.disk == DiskState::Failed {
             return Ok(());
         }
+        if self.has_third_nodes() && self.stream.is_none_or(|(leader, _)| leader != peer) {
+            // It would be kept for no third node (G9).
+            return Err(Broken("a write of a node that does not lead"));
+        }
         let receipt = self.config.protocol == Protocol::B;
         let fits = self.store().fits_piece(span);
         let following = self.following_mut(peer)?;

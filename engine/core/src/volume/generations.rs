@@ -207,9 +207,15 @@ impl Volume {
         if !self.has_third_nodes() {
             return;
         }
-        if !self.is_primary_peer(peer) {
+        let link = self.peer(peer).link;
+        let promoted = !self.is_primary_peer(peer);
+        if promoted {
             let disk = self.peer(peer).told.map_or(super::DiskState::UpToDate, |told| told.disk);
             self.peer_mut(peer).told = Some(Told { role: Role::Primary, disk });
+        }
+        // It may have told its role before, and the last session may have begun with another node (found by the simulator:
+        // nothing was kept of its writes for a third one).
+        if promoted || self.stream.map(|(leader, on)| (leader, Some(on))) != Some((peer, link)) {
             self.begin_stream(peer);
         }
         for other in self.peer_indices() {
