@@ -87,6 +87,11 @@ pub struct Generation {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Sequence(pub u64);
 
+/// What counts (writes, pages, attaches, terms) never comes so far; where such a number is read it is refused. So one can
+/// go on counting from everything that was read (found by fuzzing: a page of 2^64 - 2 could be loaded, and not written
+/// twice).
+pub const COUNTER_END: u64 = 1 << 63;
+
 impl Sequence {
     /// Before every write.
     pub const ZERO: Self = Self(0);

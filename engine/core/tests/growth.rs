@@ -132,6 +132,37 @@ fn a_copy_without_room_for_a_larger_one_waits_and_is_not_asked_again_and_again()
     assert_in_sync(&pair);
 }
 
+#[test]
+fn the_configuration_of_each_node_is_the_limit_and_may_be_raised_while_it_runs() {
+    let mut pair = Pair::mirrored();
+    pair.allow(1, OLD);
+    assert!(refusal(resize(&mut pair, 0, NEW)).contains("beta cannot"), "its own limit");
+    assert_eq!(sizes(&pair), [OLD; 2]);
+    pair.allow(0, OLD);
+    assert!(refusal(resize(&mut pair, 0, NEW)).contains("change it on every node first"));
+    pair.allow(0, NEW);
+    pair.allow(1, NEW);
+    assert_eq!(resize(&mut pair, 0, NEW), OperatorAnswer::Done);
+    assert_eq!(sizes(&pair), [NEW; 2]);
+    assert_in_sync(&pair);
+}
+
+#[test]
+fn a_smaller_copy_grows_when_its_configuration_allows_it() {
+    let mut pair = Pair::mirrored();
+    pair.disconnect();
+    pair.allow(1, OLD);
+    assert_eq!(resize(&mut pair, 0, NEW), OperatorAnswer::Done);
+    pair.connect();
+    pair.pass_time();
+    assert_eq!(sizes(&pair), [NEW, OLD]);
+    assert_eq!(pair.status(1).peers[0].replication, Replication::Off);
+    pair.allow(1, NEW);
+    pair.pass_time();
+    assert_eq!(sizes(&pair), [NEW; 2]);
+    assert_in_sync(&pair);
+}
+
 /// Whichever node dies, and however far the growth was: the volume has the old size or the new one, nothing is lost,
 /// and when the two meet both have the same.
 #[test]

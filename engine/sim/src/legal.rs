@@ -125,7 +125,8 @@ fn takes(standing: Standing, kind: Kind) -> bool {
             }
             Frame::Offer | Frame::Host | Frame::Outdate => !leads,
             Frame::Pull | Frame::Settled | Frame::Finish | Frame::Finished => true,
-            Frame::Compare | Frame::Fetch => !leads,
+            // They may cross this node's own promotion.
+            Frame::Compare | Frame::Fetch => !leads || standing == Standing::Renewing,
             Frame::Hello
             | Frame::Report
             | Frame::Agree

@@ -13,7 +13,7 @@
 //! write ([`Fault::Torn`]), and wrong fields never are.
 
 use super::codec::is_zero;
-use crate::ids::{MAX_PEERS, NodeId, PeerIndex};
+use crate::ids::{COUNTER_END, MAX_PEERS, NodeId, PeerIndex};
 
 /// The version of every structure described in `docs/on-disk-format.md`.
 pub const FORMAT_VERSION: u16 = 2;
@@ -196,6 +196,8 @@ pub(super) fn unseal(bytes: &[u8], place: Place) -> Result<Unsealed, Fault> {
         if intact { Fault::Foreign(owner) } else { Fault::Damaged }
     } else if !intact {
         Fault::Torn
+    } else if sequence >= COUNTER_END {
+        Fault::Contradiction("its sequence has ended")
     } else {
         return Ok(Unsealed { owner, sequence });
     };

@@ -19,8 +19,8 @@ use crate::{
         view::{Power, Replies},
     },
     ids::{
-        AttachCounter, BootId, ClusterId, Generation, GenerationId, InstanceId, MAX_PEERS, NodeId, PeerIndex,
-        Term, VolumeId,
+        AttachCounter, BootId, COUNTER_END, ClusterId, Generation, GenerationId, InstanceId, MAX_PEERS,
+        NodeId, PeerIndex, Term, VolumeId,
     },
 };
 
@@ -274,12 +274,9 @@ pub(super) fn decode(bytes: &[u8], copy: CopyId, owner: Option<NodeId>) -> Resul
     r.zeroes_up_to(RUN_AT)?;
     let boot = none_if_zero(r.u128()).map(BootId);
     let instance = none_if_zero(r.u128()).map(InstanceId);
-    let attach_counter = AttachCounter(r.u64());
+    let attach_counter = take_counter(&mut r)?;
     let counted_at_boot_nanos = r.u64();
-    let clean_shutdown = match r.u64() {
-        0 => None,
-        counter => Some(AttachCounter(counter)),
-    };
+    let clean_shutdown = Some(take_counter(&mut r)?).filter(|counter| counter.0 != 0);
     let highest_term = take_term(&mut r)?;
     r.zeroes_up_to(FLAGS_AT)?;
     let (flags, evidence) = flags_from(r.u32())?;
@@ -295,7 +292,7 @@ pub(super) fn decode(bytes: &[u8], copy: CopyId, owner: Option<NodeId>) -> Resul
         *peer = take_peer(&mut r)?;
     }
     r.zeroes_up_to(GIVEN_UP_AT)?;
-    let given_up_at = AttachCounter(r.u64());
+    let given_up_at = take_counter(&mut r)?;
     r.zeroes_up_to(HISTORY_AT)?;
     let mut ancestors = Vec::with_capacity(count);
     for _ in 0..count {
@@ -349,10 +346,18 @@ fn put_term(w: &mut Writer<'_>, term: Option<Term>) {
     w.u64(term.map_or(0, |term| term.node.0));
 }
 
+fn take_counter(r: &mut Reader<'_>) -> Result<AttachCounter, Fault> {
+    match r.u64() {
+        COUNTER_END.. => Err(Fault::Contradiction("an attach counter has ended")),
+        counter => Ok(AttachCounter(counter)),
+    }
+}
+
 fn take_term(r: &mut Reader<'_>) -> Result<Option<Term>, Fault> {
     match (r.u64(), r.u64()) {
         (0, 0) => Ok(None),
         (0, _) | (_, 0) => Err(Fault::Contradiction("half a term")),
+        (COUNTER_END.., _) => Err(Fault::Contradiction("its terms have ended")),
         (number, node) => Ok(Some(Term { number, node: NodeId(node) })),
     }
 }
@@ -392,7 +397,7 @@ fn take_peer(r: &mut Reader<'_>) -> Result<Option<PeerRecord>, Fault> {
         }
         (None, Some(_)) | (Some(_), None) => return Err(Fault::Contradiction("half a window of a peer")),
     };
-    let attach_counter_seen = AttachCounter(r.u64());
+    let attach_counter_seen = take_counter(r)?;
     let flags = r.u32();
     if flags & !(PEER_OUTDATED_CONFIRMED | PEER_IN_SYNC) != 0 {
         return Err(Fault::Contradiction("a peer has flags that this program does not know"));
@@ -407,7 +412,7 @@ fn take_peer(r: &mut Reader<'_>) -> Result<Option<PeerRecord>, Fault> {
     if r.u32() != 0 {
         return Err(Fault::Contradiction("reserved bytes of a peer are not zero"));
     }
-    let attach_counter_shown = AttachCounter(r.u64());
+    let attach_counter_shown = take_counter(r)?;
     let record = PeerRecord { node, standing, outdated_confirmed, attach_counter_seen, attach_counter_shown };
     if node.0 != 0 {
         return Ok(Some(record));

@@ -257,9 +257,6 @@ impl SuperblockPair {
     }
 }
 
-/// The sequence at which no further update is possible, which no update can have reached.
-const EXHAUSTED: u64 = u64::MAX;
-
 fn write(superblock: &Superblock, copy: CopyId, sequence: u64) -> MetaWrite {
     let bytes: [u8; SUPERBLOCK_BYTES] = encode(superblock, copy, sequence);
     MetaWrite { offset: Layout::superblock_at(copy), bytes: Bytes::copy_from_slice(&bytes) }
@@ -269,9 +266,6 @@ fn write(superblock: &Superblock, copy: CopyId, sequence: u64) -> MetaWrite {
 /// other copy may look good and yet be the older one: refuse both.
 fn refuse_displaced(copy: CopyId, read: &Result<(Superblock, u64), Fault>) -> Result<(), OpenError> {
     match read {
-        Ok((_, EXHAUSTED)) => {
-            Err(OpenError::Refused { copy, fault: Fault::Contradiction("its sequence has ended") })
-        }
         Err(fault @ (Fault::Misplaced | Fault::Foreign(_) | Fault::Version(_) | Fault::Contradiction(_))) => {
             Err(OpenError::Refused { copy, fault: *fault })
         }

@@ -54,6 +54,8 @@ pub struct VolumeConfig {
 /// The settings that may change while a volume runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunables {
+    /// The size that the configuration names, in bytes; the volume may grow up to it.
+    pub size_bytes_max: u64,
     /// What happens when the next peer is lost.
     pub on_peer_loss: OnPeerLoss,
     /// A peer that is silent for this long is dropped.

@@ -47,6 +47,8 @@ pub(crate) struct Growing {
     met: Option<(PeerIndex, u64)>,
     /// A growth to so many bytes failed: it is not tried again before a link is made anew, or an operator orders it.
     failed: Option<u64>,
+    /// The configuration allows more than before: larger copies that are linked are looked at again.
+    allowed_more: bool,
     /// There is room up to here, as far as this run has made it.
     room_bytes: u64,
     /// Room up to here is being made. The size in force does not change meanwhile.
@@ -84,6 +86,11 @@ impl Growing {
     /// Whether nothing may be concluded with a peer now: the size is being taken.
     pub(crate) fn takes_size(&self) -> bool {
         self.under_way.as_ref().is_some_and(|growth| growth.stage != Stage::Room)
+    }
+
+    /// The configuration names another size. A growth under way goes on.
+    pub(crate) fn limit_changes(&mut self, from: u64, to: u64) {
+        self.allowed_more |= to > from;
     }
 }
 
@@ -176,6 +183,10 @@ impl Volume {
     pub(crate) fn advance_growth(&mut self) {
         if self.is_closing() {
             return;
+        }
+        if std::mem::take(&mut self.growth.allowed_more) {
+            self.growth.failed = None;
+            self.report_everywhere_again();
         }
         if let Some((_, size_bytes)) = self.growth.met {
             if size_bytes <= self.store().size_bytes() {

@@ -510,9 +510,12 @@ impl Volume {
 
     /// Takes over settings that may change while the volume runs. Each counts from the next time it is looked at.
     pub fn tune(&mut self, tunables: Tunables) {
-        let Tunables { on_peer_loss, peer_timeout, hold, max_lag_bytes, resync_limit } = tunables;
+        let Tunables { size_bytes_max, on_peer_loss, peer_timeout, hold, max_lag_bytes, resync_limit } =
+            tunables;
         self.pace.set_limit(resync_limit);
+        self.growth.limit_changes(self.config.size_bytes_max, size_bytes_max);
         let config = &mut self.config;
+        config.size_bytes_max = size_bytes_max;
         (config.on_peer_loss, config.peer_timeout) = (on_peer_loss, peer_timeout);
         (config.hold, config.max_lag_bytes) = (hold, max_lag_bytes);
     }

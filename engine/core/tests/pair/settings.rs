@@ -2,10 +2,14 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::time::Duration;
+
 use evenkeel_core::volume::{
-    config::{OnPeerLoss, Protocol},
-    io::{Action, Area},
+    config::{OnPeerLoss, Protocol, Tunables},
+    io::{Action, Area, Event},
 };
+
+use super::Pair;
 
 /// Which action of a disk fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,5 +64,22 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { protocol: Protocol::C, on_peer_loss: OnPeerLoss::Continue, max_inflight_writes: 1024 }
+    }
+}
+
+impl Pair {
+    /// The configuration of a node that runs is changed: the volume may grow up to this.
+    pub(crate) fn allow(&mut self, node: usize, size_bytes_max: u64) {
+        let tunables = Tunables {
+            size_bytes_max,
+            on_peer_loss: self.settings.on_peer_loss,
+            peer_timeout: Duration::from_secs(5),
+            hold: Duration::from_secs(120),
+            max_lag_bytes: 64 << 20,
+            resync_limit: None,
+        };
+        self.nodes[node].volume.as_mut().expect("the node lives").tune(tunables);
+        self.events.push_back((node, Event::Wake));
+        self.run();
     }
 }

@@ -46,9 +46,6 @@ pub(super) fn decode(
         return Err(Fault::Unreadable);
     };
     let header = unseal(bytes, place(peer, index, owner))?;
-    if header.sequence == u64::MAX {
-        return Err(Fault::Contradiction("its sequence has ended"));
-    }
     let mut r = Reader::new(bytes, HEADER_BYTES);
     r.zeroes_up_to(BITS_AT)?;
     let words: Words = std::array::from_fn(|_| r.u64());

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::{page::WORDS, runs::RunsError, *};
+use crate::ids::COUNTER_END;
 use crate::meta::{
     crash::{Medium, every_crash},
     header::Fault,
@@ -254,7 +255,7 @@ fn d3_damaged_pages_are_dirty() {
     let rig = Rig::new(SMALL);
     let region = rig.layout.bitmap(peer()).unwrap();
     let zero = [0; WORDS];
-    let spoils: [(MetaWrite, Fault); 5] = [
+    let spoils: [(MetaWrite, Fault); 6] = [
         (write(region, vec![0; PAGE_BYTES]), Fault::Empty),
         (write(region, page::encode(&zero, peer(), 0, NODE, 5)), Fault::Misplaced),
         (write(region, page::encode(&zero, PeerIndex::new(1).unwrap(), 2, NODE, 5)), Fault::Misplaced),
@@ -262,6 +263,10 @@ fn d3_damaged_pages_are_dirty() {
         (
             write(region, page::encode(&[1 << 10; WORDS], peer(), 2, NODE, 5)),
             Fault::Contradiction("a bit behind the end of the volume"),
+        ),
+        (
+            write(region, page::encode(&zero, peer(), 2, NODE, COUNTER_END)),
+            Fault::Contradiction("its sequence has ended"),
         ),
     ];
     for (spoilt, fault) in spoils {

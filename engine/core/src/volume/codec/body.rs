@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     generation::history::History,
-    ids::{AttachCounter, GenerationId, Sequence, Term, Timestamp},
+    ids::{GenerationId, Sequence, Term, Timestamp},
     volume::{
         DiskState, Role,
         io::ZeroMode,
@@ -316,7 +316,7 @@ pub(super) enum Opened {
 pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> {
     let kind = header.kind;
     let mut fields = Reader::new(kind, bytes);
-    let sequence = Sequence(header.sequence);
+    let sequence = Sequence(fields.checked_counter("a sequence", header.sequence)?);
     let fua = header.flags & FLAG_FUA != 0;
     Ok(Opened::Whole(match kind {
         Kind::Hello => Frame::Hello(hello::read(&mut fields)?),
@@ -358,7 +358,7 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
         Kind::Mark => {
             let (role, disk) = (fields.numbered("role")?, fields.numbered("disk")?);
             fields.zeroes::<6>("what follows the disk")?;
-            Frame::Mark { role, disk, term: fields.term()?, attach: AttachCounter(fields.u64()) }
+            Frame::Mark { role, disk, term: fields.term()?, attach: fields.attach_counter()? }
         }
         Kind::Outdate => Frame::Outdate,
         Kind::Outdated => Frame::Outdated,
@@ -407,18 +407,18 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
         }
         Kind::Start => Frame::Start(sequence),
         Kind::Write => {
-            let (offset, after) = (fields.u64(), fields.sequence());
+            let (offset, after) = (fields.u64(), fields.sequence()?);
             checked_span(kind, offset, header.payload as u64)?;
             return Ok(Opened::Write { sequence, after, offset, fua });
         }
         Kind::Zero => {
             let mode = if header.flags & FLAG_PUNCH != 0 { ZeroMode::Punch } else { ZeroMode::Allocate };
-            Frame::Zero { sequence, span: fields.span()?, after: fields.sequence(), mode, fua }
+            Frame::Zero { sequence, span: fields.span()?, after: fields.sequence()?, mode, fua }
         }
         Kind::FlushTo => Frame::FlushTo(sequence),
         Kind::Received => Frame::Received(sequence),
         Kind::Applied => {
-            let also = fields.list(8, |fields| match fields.sequence() {
+            let also = fields.list(8, |fields| match fields.sequence()? {
                 one if one > sequence => Ok(one),
                 one => Err(fields.value_error("a write beyond the ones up to it", one.0)),
             })?;
@@ -434,7 +434,7 @@ pub(super) fn open(header: &Header, bytes: &[u8]) -> Result<Opened, FrameError> 
             Frame::Pull { id, span, after: sequence, digests }
         }
         Kind::Part => return open_part(header, sequence, fields),
-        Kind::Settled => Frame::Settled(fields.list(24, |fields| Ok((fields.span()?, fields.sequence())))?),
+        Kind::Settled => Frame::Settled(fields.list(24, |fields| Ok((fields.span()?, fields.sequence()?)))?),
         Kind::Compare => {
             let (id, span) = (fields.u64(), fields.span()?);
             let digests = fields.list(16, |fields| Ok(fields.u128()))?;

@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::{error::FrameError, kind::Kind};
 use crate::{
-    ids::{Generation, GenerationId, NodeId, Sequence, Term},
+    ids::{AttachCounter, COUNTER_END, Generation, GenerationId, NodeId, Sequence, Term},
     volume::span::ByteSpan,
 };
 
@@ -149,8 +149,23 @@ impl<'a> Reader<'a> {
         u128::from_le_bytes(self.take())
     }
 
-    pub(super) fn sequence(&mut self) -> Sequence {
-        Sequence(self.u64())
+    /// A number that counts something.
+    pub(super) fn counter(&mut self, field: &'static str) -> Result<u64, FrameError> {
+        let count = self.u64();
+        self.checked_counter(field, count)
+    }
+
+    /// The same of a number that was read before.
+    pub(super) fn checked_counter(&self, field: &'static str, count: u64) -> Result<u64, FrameError> {
+        if count < COUNTER_END { Ok(count) } else { Err(self.value_error(field, count)) }
+    }
+
+    pub(super) fn sequence(&mut self) -> Result<Sequence, FrameError> {
+        self.counter("a sequence").map(Sequence)
+    }
+
+    pub(super) fn attach_counter(&mut self) -> Result<AttachCounter, FrameError> {
+        self.counter("an attach counter").map(AttachCounter)
     }
 
     pub(super) fn value_error(&self, field: &'static str, found: u64) -> FrameError {
@@ -209,11 +224,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn term(&mut self) -> Result<Term, FrameError> {
-        Ok(Term { number: self.u64(), node: self.node("the node of a term")? })
+        Ok(Term { number: self.counter("a term")?, node: self.node("the node of a term")? })
     }
 
     pub(super) fn optional_term(&mut self) -> Result<Option<Term>, FrameError> {
-        match (self.u64(), self.optional_node()) {
+        match (self.counter("a term")?, self.optional_node()) {
             (0, None) => Ok(None),
             (number, Some(node)) => Ok(Some(Term { number, node })),
             (_, None) => Err(FrameError::ZeroId { kind: self.kind, field: "the node of a term" }),

@@ -21,8 +21,8 @@ use crate::{
         view::{Bond, NodeView},
     },
     ids::{
-        AttachCounter, ClusterId, Generation, GenerationId, MAX_PEERS, NodeId, Sequence, Term, Timestamp,
-        VolumeId,
+        AttachCounter, COUNTER_END, ClusterId, Generation, GenerationId, MAX_PEERS, NodeId, Sequence, Term,
+        Timestamp, VolumeId,
     },
     volume::{
         io::ZeroMode,
@@ -99,12 +99,16 @@ impl Choices<'_> {
         NodeId(self.u64().max(1))
     }
 
+    fn counter(&mut self) -> u64 {
+        self.u64() % COUNTER_END
+    }
+
     fn sequence(&mut self) -> Sequence {
-        Sequence(self.u64())
+        Sequence(self.counter())
     }
 
     fn term(&mut self) -> Term {
-        Term { number: self.u64(), node: self.node() }
+        Term { number: self.counter(), node: self.node() }
     }
 
     fn generation_id(&mut self) -> GenerationId {
@@ -167,10 +171,10 @@ impl Choices<'_> {
             power: self.numbered(),
             replies: self.numbered(),
             unsettled: self.numbered(),
-            attach: AttachCounter(self.u64()),
+            attach: AttachCounter(self.counter()),
             highest_term: self.option(Self::term),
             wish: self.numbered(),
-            record: PeerRecord { standing, dirty, seen: AttachCounter(self.u64()) },
+            record: PeerRecord { standing, dirty, seen: AttachCounter(self.counter()) },
             bond: match self.byte() % 3 {
                 0 => Bond::Free,
                 1 => Bond::Target(self.node()),
@@ -239,7 +243,7 @@ impl Choices<'_> {
                 role: self.numbered(),
                 disk: self.numbered(),
                 term: self.term(),
-                attach: AttachCounter(self.u64()),
+                attach: AttachCounter(self.counter()),
             },
             Kind::Outdate => Frame::Outdate,
             Kind::Outdated => Frame::Outdated,
@@ -290,7 +294,7 @@ impl Choices<'_> {
             Kind::FlushTo => Frame::FlushTo(self.sequence()),
             Kind::Received => Frame::Received(self.sequence()),
             Kind::Applied => {
-                let upto = Sequence(self.u64().min(u64::MAX - 1));
+                let upto = Sequence(self.counter().min(COUNTER_END - 2));
                 let also = self.list(|choices| choices.sequence().max(upto.next()));
                 Frame::Applied { upto, also }
             }

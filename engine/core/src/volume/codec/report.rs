@@ -23,7 +23,7 @@ use crate::{
         record::{Dirty, PeerRecord, Standing},
         view::{Bond, Copy, NodeView, Power, Replies, Role, Unsettled, Wish},
     },
-    ids::{AttachCounter, GenerationId, NodeId},
+    ids::{GenerationId, NodeId},
 };
 
 /// Bytes of fields in a report without generations.
@@ -120,7 +120,7 @@ pub(super) fn read(mut fields: Reader<'_>) -> Result<(u32, Box<NodeView>), Frame
     let wish = fields.numbered("wish")?;
     let standing = fields.numbered("standing")?;
     let dirty = fields.numbered("dirty")?;
-    let attach = AttachCounter(fields.u64());
+    let attach = fields.attach_counter()?;
     let highest_term = fields.optional_term()?;
     let dirty = match (dirty, fields.u64()) {
         (DirtyNumber::Clean, 0) => Dirty::Clean,
@@ -131,7 +131,7 @@ pub(super) fn read(mut fields: Reader<'_>) -> Result<(u32, Box<NodeView>), Frame
             return Err(fields.unused_error("the number of dirty blocks"));
         }
     };
-    let seen = AttachCounter(fields.u64());
+    let seen = fields.attach_counter()?;
     let toward = fields.optional_id().map(GenerationId);
     let standing = read_standing(standing, &mut fields)?;
     let bond = read_bond(&mut fields)?;

@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     generation::view::{Power, Replies},
-    ids::{Generation, GenerationId, NodeId, Sequence, Term},
+    ids::{AttachCounter, COUNTER_END, Generation, GenerationId, NodeId, Sequence, Term},
     volume::{
+        DiskState, Role,
         span::ByteSpan,
         wire::{BlockContent, Frame, PROTOCOL_VERSION, Retained},
     },
@@ -398,6 +399,27 @@ fn a_payload_that_arrives_whole_stays_where_it_is() {
     let mut chunk = bytes.clone();
     let Ok(Some(Frame::Write { payload, .. })) = parser.next_frame(&mut chunk) else { panic!("a write") };
     assert_eq!(payload.as_ptr(), bytes[48..].as_ptr());
+}
+
+/// One can go on counting from whatever was read.
+#[test]
+fn what_counts_does_not_come_near_its_end() {
+    let parse = |frame: &Frame| parse([encode(frame)]);
+    let term = |number| Term { number, node: NodeId(1) };
+    for (good, bad) in [
+        (Frame::Start(Sequence(COUNTER_END - 1)), Frame::Start(Sequence(COUNTER_END))),
+        (Frame::Ask(term(COUNTER_END - 1)), Frame::Ask(term(COUNTER_END))),
+        (mark(COUNTER_END - 1), mark(COUNTER_END)),
+    ] {
+        assert_eq!(parse(&good), (vec![good], Ok(())));
+        let (frames, refused) = parse(&bad);
+        assert!(frames.is_empty() && matches!(refused, Err(FrameError::Value { .. })), "{bad:?}");
+    }
+}
+
+fn mark(attach: u64) -> Frame {
+    let (role, disk, term) = (Role::Secondary, DiskState::UpToDate, Term { number: 1, node: NodeId(1) });
+    Frame::Mark { role, disk, term, attach: AttachCounter(attach) }
 }
 
 fn choices() -> impl Strategy<Value = Vec<u8>> {
