@@ -7,6 +7,7 @@ mod data;
 mod disks;
 mod failover;
 mod filesystem;
+mod growth;
 mod impostor;
 mod operator;
 mod plain;

@@ -90,6 +90,13 @@ struct VerifyBody {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ResizeBody {
+    /// Bytes.
+    size: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ResolveBody {
     discard: String,
 }
@@ -175,6 +182,7 @@ fn command(verb: &str, body: &[u8]) -> Result<VolumeCommand, Fault> {
             let VerifyBody { peer, repair } = parse(body)?;
             VolumeCommand::Verify { peer, repair }
         }
+        "resize" => VolumeCommand::Resize(parse::<ResizeBody>(body)?.size),
         "resolve" => VolumeCommand::Resolve { discard: parse::<ResolveBody>(body)?.discard },
         other => {
             return Err(Fault::new(FaultCode::Missing, format!("volumes have no command called '{other}'")));
@@ -307,6 +315,7 @@ mod tests {
             command("verify", r#"{"repair":true}"#),
             Ok(VolumeCommand::Verify { peer: None, repair: true })
         );
+        assert_eq!(command("resize", r#"{"size":8192}"#), Ok(VolumeCommand::Resize(8192)));
         assert_eq!(command("resync", r#"{"pause":true}"#), Ok(VolumeCommand::PauseResync(true)));
         for (body, limit) in [(r#"{"limit":"50MiB/s"}"#, Some(50 << 20)), (r#"{"limit":"none"}"#, None)] {
             assert_eq!(command("resync", body), Ok(VolumeCommand::LimitResync(limit)));

@@ -7,6 +7,7 @@ mod init;
 mod links;
 mod meta;
 mod reload;
+mod resize;
 mod resolve;
 mod resync;
 mod role;
@@ -64,6 +65,8 @@ pub(crate) enum Command {
     Invalidate(resync::Invalidate),
     /// Compare the replicas online; exit code 1 if they differ.
     Verify(verify::Arguments),
+    /// Let a volume grow while it is served.
+    Resize(resize::Arguments),
     /// End a split brain: what one node wrote since the copies parted is discarded.
     Resolve(resolve::Arguments),
     /// Wait until a volume is in a state; exit code 1 if it is not in time.
@@ -92,6 +95,7 @@ impl Command {
             Self::Resync(arguments) => block_on(resync::run(options, &arguments)),
             Self::Invalidate(arguments) => block_on(resync::invalidate(options, &arguments)),
             Self::Verify(arguments) => block_on(verify::run(options, &arguments)),
+            Self::Resize(arguments) => block_on(resize::run(options, &arguments)),
             Self::Resolve(arguments) => block_on(resolve::run(options, &arguments)),
             Self::Wait(arguments) => block_on(wait::run(options, &arguments)),
             Self::Meta(arguments) => meta::run(&arguments),

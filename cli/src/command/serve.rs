@@ -133,7 +133,7 @@ async fn control(arguments: &Arguments, file: DiskFile, backend: Backend) -> Res
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 
-    let size = ByteSize(file.shape().size_bytes);
+    let size = ByteSize(file.size_bytes());
     let mut listeners = Vec::new();
     let mut places = Vec::new();
     if let Some(path) = &arguments.socket {

@@ -7,6 +7,8 @@ use serde_json::Value;
 /// A volume as its node sees it.
 #[derive(Clone, Debug)]
 pub struct VolumeStatus {
+    /// Bytes of the volume.
+    pub size: u64,
     /// `primary` or `secondary`.
     pub role: String,
     /// Disk state.
@@ -94,6 +96,7 @@ impl VolumeStatus {
             }),
         };
         Ok(Self {
+            size: number(volume, "size")?,
             role: text(volume, "role")?,
             disk: text(volume, "disk")?,
             generation,

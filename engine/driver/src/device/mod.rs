@@ -125,7 +125,7 @@ impl FileDevice {
             fast_zero: shape.can_punch || shape.can_zero_keep,
             contexts: vec![MapContext::Allocation],
         };
-        let (state, _) = watch::channel(ExportState::Serving { size: shape.size_bytes });
+        let (state, _) = watch::channel(ExportState::Serving { size: disk.size_bytes() });
         let shared = Rc::new(Shared {
             disk: ByteDisk::new(disk, BufferPool::new(BOUNCE_BYTES)),
             features,

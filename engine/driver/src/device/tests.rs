@@ -34,6 +34,10 @@ impl RawDisk for Observed {
         &self.shape
     }
 
+    fn size_bytes(&self) -> u64 {
+        self.disk.size_bytes()
+    }
+
     fn backend(&self) -> Backend {
         self.disk.backend()
     }
@@ -507,6 +511,10 @@ struct SyncFails {
 impl RawDisk for SyncFails {
     fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    fn size_bytes(&self) -> u64 {
+        SIZE
     }
 
     fn backend(&self) -> Backend {

@@ -154,9 +154,14 @@ impl<T> ByteDisk<T> {
         }
     }
 
-    /// Size, alignment and abilities.
+    /// Alignment and abilities.
     pub(crate) fn shape(&self) -> &Shape {
         self.disk.shape()
+    }
+
+    /// Bytes that it has.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.disk.size_bytes()
     }
 
     /// Whether the disk takes this data as it is.

@@ -17,6 +17,7 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -71,13 +72,11 @@ impl fmt::Display for DiskKind {
     }
 }
 
-/// Size, alignment and abilities of a disk.
+/// Alignment and abilities of a disk.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// What it lives on.
     pub kind: DiskKind,
-    /// Size in bytes.
-    pub size_bytes: u64,
     /// Whether O_DIRECT is on.
     pub direct: bool,
     /// Offsets and lengths of reads and writes are multiples of this; 1 without O_DIRECT.
@@ -96,7 +95,7 @@ pub struct Shape {
 
 impl Shape {
     /// Holds every operation against the rules of [`DiskOp`]; breaking them is a bug of the requester.
-    pub(super) fn check(&self, op: &DiskOp) {
+    pub(super) fn check(&self, size_bytes: u64, op: &DiskOp) {
         let (span, unit) = match op {
             DiskOp::Read { offset, buffer, len } => {
                 assert!(*len <= buffer.capacity(), "a read of {len} bytes into {}", buffer.capacity());
@@ -108,10 +107,10 @@ impl Shape {
                 (Span::new(*offset, data.len() as u64), self.block_bytes)
             }
             DiskOp::Zero { span, .. } => (*span, self.zero_bytes),
-            DiskOp::Sync => return,
+            DiskOp::Sync | DiskOp::Extend { .. } => return,
             DiskOp::Map { span, .. } | DiskOp::Prefetch { span } => (*span, 1),
         };
-        assert!(!span.is_empty() && span.end <= self.size_bytes, "{span:?} on a disk of {}", self.size_bytes);
+        assert!(!span.is_empty() && span.end <= size_bytes, "{span:?} on a disk of {size_bytes}");
         assert!(span.is_aligned(unit), "{span:?} is not aligned to {unit}");
     }
 }
@@ -177,6 +176,8 @@ pub struct DiskFile {
     fd: OwnedFd,
     path: PathBuf,
     shape: Shape,
+    /// Only grows. Whoever relies on a new size has been told of it by the end of the operation that made it.
+    size_bytes: AtomicU64,
 }
 
 impl AsFd for DiskFile {
@@ -267,7 +268,6 @@ impl DiskFile {
         let read_only = options.read_only;
         let shape = Shape {
             kind,
-            size_bytes,
             direct,
             block_bytes,
             memory_bytes,
@@ -276,7 +276,7 @@ impl DiskFile {
             can_punch,
             can_zero_keep,
         };
-        Ok(Self { fd, path: path.clone(), shape })
+        Ok(Self { fd, path: path.clone(), shape, size_bytes: AtomicU64::new(size_bytes) })
     }
 
     /// Where it is.
@@ -291,10 +291,38 @@ impl DiskFile {
         &self.shape
     }
 
+    /// Bytes that it has.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether anything but a hole lies behind this byte, as far as the file system tells.
+    pub(crate) fn has_data_behind(&self, offset: u64) -> bool {
+        offset < self.size_bytes() && seek(&self.fd, SeekFrom::Data(offset)) != Err(Errno::NXIO)
+    }
+
+    /// See [`DiskOp::Extend`]. Blocks.
+    pub(super) fn extend(&self, wanted: u64) -> Result<(), Errno> {
+        if !wanted.is_multiple_of(self.shape.block_bytes) {
+            return Err(Errno::INVAL);
+        }
+        let mut size_bytes = seek(&self.fd, SeekFrom::End(0))?;
+        if size_bytes < wanted {
+            match self.shape.kind {
+                DiskKind::File => ftruncate(&self.fd, wanted)?,
+                DiskKind::BlockDevice => return Err(Errno::NOSPC),
+            }
+            size_bytes = wanted;
+        }
+        self.size_bytes.fetch_max(size_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// A disk on any descriptor, for tests that need one that misbehaves.
     #[cfg(test)]
-    pub(super) fn from_parts(fd: OwnedFd, shape: Shape) -> Self {
-        Self { fd, path: PathBuf::from("test"), shape }
+    pub(super) fn from_parts(fd: OwnedFd, shape: Shape, size_bytes: u64) -> Self {
+        Self { fd, path: PathBuf::from("test"), shape, size_bytes: AtomicU64::new(size_bytes) }
     }
 
     /// The descriptor, for [`DiskFile::from_parts`].

@@ -41,7 +41,8 @@ impl Weight {
             | DiskOp::Read { .. }
             | DiskOp::Zero { .. }
             | DiskOp::Map { .. }
-            | DiskOp::Prefetch { .. } => Self::Ordinary,
+            | DiskOp::Prefetch { .. }
+            | DiskOp::Extend { .. } => Self::Ordinary,
         }
     }
 

@@ -106,7 +106,7 @@ pub enum Zeroing {
 }
 
 /// One operation. Offsets and lengths are multiples of [`Shape::block_bytes`], memory is aligned to
-/// [`Shape::memory_bytes`], and everything lies within [`Shape::size_bytes`].
+/// [`Shape::memory_bytes`], and everything lies within [`RawDisk::size_bytes`].
 #[derive(Debug)]
 pub enum DiskOp {
     /// Read `len` bytes into the buffer, which has room for them and comes back in [`DiskReply::Data`].
@@ -149,6 +149,13 @@ pub enum DiskOp {
         /// Where.
         span: Span,
     },
+    /// Make the disk at least this large; from its end on [`RawDisk::size_bytes`] says so. A file gets a hole at its
+    /// end; a block device must be that large already. Fails with ENOSPC if there is no room, and with EINVAL if the
+    /// size is no multiple of [`Shape::block_bytes`].
+    Extend {
+        /// Bytes that it must have.
+        size_bytes: u64,
+    },
 }
 
 /// One run of the same kind, as answered to [`DiskOp::Map`].
@@ -163,7 +170,7 @@ pub struct DiskExtent {
 /// What a successful operation brings back.
 #[derive(Debug)]
 pub enum DiskReply {
-    /// For writes, zeroing, syncs and prefetches.
+    /// For writes, zeroing, syncs, prefetches and extensions.
     Done,
     /// For reads: the buffer, with `len` bytes filled.
     Data(AlignedBuffer),
@@ -177,7 +184,7 @@ pub enum DiskError {
     /// A sync failed before (design rule W4).
     #[error("the disk failed earlier and is out of service until it is opened again")]
     Failed,
-    /// A read met the end of the file before the size that the disk had when it was opened.
+    /// A read met the end of the file before the end of the disk.
     #[error("the file has become shorter than it was when it was opened")]
     Truncated,
     /// The operating system's error.
@@ -206,8 +213,11 @@ pub struct DiskCompletion {
 
 /// Raw block I/O. See the module's head for the rules.
 pub trait RawDisk {
-    /// Size, alignment and abilities; fixed while the disk is open.
+    /// Alignment and abilities; fixed while the disk is open.
     fn shape(&self) -> &Shape;
+
+    /// Its size in bytes.
+    fn size_bytes(&self) -> u64;
 
     /// Which implementation this is.
     fn backend(&self) -> Backend;
@@ -313,7 +323,7 @@ pub fn open(file: DiskFile, backend: Backend) -> Result<Box<dyn RawDisk>, Backen
     tracing::info!(
         path = %file.path().display(),
         kind = %shape.kind,
-        size = shape.size_bytes,
+        size = file.size_bytes(),
         direct = shape.direct,
         block = shape.block_bytes,
         %backend,

@@ -39,6 +39,7 @@ pub(super) fn perform(file: &DiskFile, op: DiskOp) -> Result<DiskReply, DiskErro
         }
         DiskOp::Sync => retry(|| fdatasync(file)),
         DiskOp::Map { span, limit } => map(file, span, limit).map(DiskReply::Extents),
+        DiskOp::Extend { size_bytes } => retry(|| file.extend(size_bytes)),
         DiskOp::Prefetch { span } => {
             retry(|| fadvise(file, span.start, std::num::NonZeroU64::new(span.len()), Advice::WillNeed))
         }

@@ -204,13 +204,41 @@ fn what_was_accepted_is_carried_out_when_nobody_waits_for_it() {
     }
 }
 
+#[test]
+fn a_file_grows_by_a_hole_and_never_shrinks() {
+    for backend in BACKENDS {
+        run(async {
+            let folder = folder();
+            let disk = open(image(&folder, SIZE), backend).expect("this machine has both");
+            let pool = BufferPool::new(64 << 20);
+            let write = |offset| DiskOp::Write { offset, data: pattern(&pool, 4096, 5), durable: false };
+            perform(&*disk, write(SIZE - 4096)).await.expect("written");
+            let extend = |size_bytes| DiskOp::Extend { size_bytes };
+            perform(&*disk, extend(2 * SIZE)).await.expect("there is room");
+            assert_eq!(disk.size_bytes(), 2 * SIZE);
+            let end = data(perform(&*disk, read_op(&pool, 2 * SIZE - 4096, 4096)).await);
+            assert!(end.iter().all(|&byte| byte == 0), "a hole reads as zeroes");
+            perform(&*disk, write(2 * SIZE - 4096)).await.expect("written behind the old end");
+            perform(&*disk, extend(SIZE)).await.expect("it is that large");
+            assert_eq!(disk.size_bytes(), 2 * SIZE);
+            let len = fs::metadata(folder.path().join("disk.img")).expect("there").len();
+            assert_eq!(len, 2 * SIZE, "{backend}");
+            let odd = extend(2 * SIZE + 1);
+            if disk.shape().direct {
+                assert_eq!(perform(&*disk, odd).await.unwrap_err(), DiskError::Os(Errno::INVAL));
+            } else {
+                perform(&*disk, odd).await.expect("the page cache takes any size");
+            }
+        });
+    }
+}
+
 /// Writes to /dev/null succeed and fdatasync on it fails: the one honest way to see a sync fail without a
 /// broken disk.
 fn disk_whose_sync_fails() -> DiskFile {
     let fd: OwnedFd = fs::File::options().read(true).write(true).open("/dev/null").expect("/dev/null").into();
     let shape = Shape {
         kind: DiskKind::File,
-        size_bytes: SIZE,
         direct: false,
         block_bytes: 1,
         memory_bytes: 1,
@@ -219,7 +247,7 @@ fn disk_whose_sync_fails() -> DiskFile {
         can_punch: false,
         can_zero_keep: false,
     };
-    DiskFile::from_parts(fd, shape)
+    DiskFile::from_parts(fd, shape, SIZE)
 }
 
 #[test]
@@ -309,7 +337,7 @@ fn sizes_that_are_not_whole_blocks_are_served_through_the_page_cache() {
             let folder = folder();
             let file = image(&folder, 1_000_001);
             assert!(!file.shape().direct);
-            assert_eq!((file.shape().block_bytes, file.shape().size_bytes), (1, 1_000_001));
+            assert_eq!((file.shape().block_bytes, file.size_bytes()), (1, 1_000_001));
             let disk = open(file, backend).expect("this machine has both");
             let write =
                 DiskOp::Write { offset: 999_990, data: Bytes::from_static(b"hello world"), durable: true };
@@ -410,9 +438,9 @@ fn a_write_that_finds_no_room_goes_as_far_as_it_can_and_fails() {
             let path = PathBuf::from(&folder).join(backend.to_string());
             let file = DiskFile::open(&options(&path, Some(64 << 10))).expect("within the limit");
             // Stretch the disk past the file and the limit: writes beyond it grow the file.
-            let shape = Shape { size_bytes: SIZE, ..file.shape().clone() };
-            let disk =
-                open(DiskFile::from_parts(file.into_fd(), shape), backend).expect("this machine has both");
+            let shape = file.shape().clone();
+            let disk = open(DiskFile::from_parts(file.into_fd(), shape, SIZE), backend)
+                .expect("this machine has both");
             let pool = BufferPool::new(64 << 20);
             let write =
                 DiskOp::Write { offset: 32 << 10, data: pattern(&pool, 512 << 10, 3), durable: false };

@@ -169,12 +169,16 @@ impl RawDisk for ThreadDisk {
         self.file.shape()
     }
 
+    fn size_bytes(&self) -> u64 {
+        self.file.size_bytes()
+    }
+
     fn backend(&self) -> Backend {
         Backend::Threads
     }
 
     fn push(&self, tag: Tag, op: DiskOp) {
-        self.shape().check(&op);
+        self.shape().check(self.size_bytes(), &op);
         self.pushed.borrow_mut().push_back((tag, op));
     }
 

@@ -90,7 +90,7 @@ pub(super) struct UringDisk {
     ring: RefCell<Ring>,
     /// The task that polls, while it waits.
     reaper: RefCell<Option<Waker>>,
-    /// For what io_uring cannot do: mapping, and refusals after a failure.
+    /// For what io_uring cannot do: mapping, extending, and refusals after a failure.
     aside: Pool,
     pushed_aside: RefCell<VecDeque<(Tag, DiskOp)>>,
     file: Arc<DiskFile>,
@@ -161,13 +161,17 @@ impl RawDisk for UringDisk {
         self.file.shape()
     }
 
+    fn size_bytes(&self) -> u64 {
+        self.file.size_bytes()
+    }
+
     fn backend(&self) -> Backend {
         Backend::IoUring
     }
 
     fn push(&self, tag: Tag, op: DiskOp) {
-        self.shape().check(&op);
-        if self.health.is_failed() || matches!(op, DiskOp::Map { .. }) {
+        self.shape().check(self.size_bytes(), &op);
+        if self.health.is_failed() || matches!(op, DiskOp::Map { .. } | DiskOp::Extend { .. }) {
             self.pushed_aside.borrow_mut().push_back((tag, op));
         } else {
             self.ring.borrow_mut().push(tag, op);
@@ -241,7 +245,11 @@ impl Ring {
         let total = match &op {
             DiskOp::Read { len, .. } => *len,
             DiskOp::Write { data, .. } => data.len(),
-            DiskOp::Zero { .. } | DiskOp::Sync | DiskOp::Map { .. } | DiskOp::Prefetch { .. } => 0,
+            DiskOp::Zero { .. }
+            | DiskOp::Sync
+            | DiskOp::Map { .. }
+            | DiskOp::Prefetch { .. }
+            | DiskOp::Extend { .. } => 0,
         };
         let flight = Flight { tag, weight: Weight::of(&op), op, progress: Progress::new(total) };
         let place = &mut self.slots[slot as usize];
@@ -370,7 +378,7 @@ impl Flight {
                 let len = i64::try_from(span.len().min(1 << 30)).expect("below 2^30");
                 opcode::Fadvise::new(target, len, Advice::WillNeed as i32).offset(span.start).build()
             }
-            DiskOp::Map { .. } => unreachable!("maps go to the thread"),
+            DiskOp::Map { .. } | DiskOp::Extend { .. } => unreachable!("these go to the thread"),
         }
     }
 }
@@ -384,7 +392,7 @@ impl DiskOp {
                 DiskReply::Data(buffer)
             }
             Self::Write { .. } | Self::Zero { .. } | Self::Sync | Self::Prefetch { .. } => DiskReply::Done,
-            Self::Map { .. } => unreachable!("maps go to the thread"),
+            Self::Map { .. } | Self::Extend { .. } => unreachable!("these go to the thread"),
         }
     }
 }

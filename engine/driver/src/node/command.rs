@@ -44,6 +44,8 @@ pub enum VolumeCommand {
         /// Write what differs to the peer again.
         repair: bool,
     },
+    /// Grow to so many bytes, as far as the configuration of every node allows.
+    Resize(u64),
     /// End a split brain (G6): what one side wrote since the histories parted is discarded.
     Resolve {
         /// Whose changes are discarded: this node's name or a peer's.

@@ -300,7 +300,9 @@ fn write_stages(path: &Path, stages: Vec<Vec<(u64, Bytes)>>) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens and locks data and metadata, and holds their lengths against the configuration.
+/// Opens and locks data and metadata. A file of data with more in it than the configuration says is another one; a hole at
+/// its end is room for a growth that was given up. A smaller one is held against its metadata ([`examine`]), as the
+/// configuration may be ahead of a volume that is to grow.
 fn open_both(settings: &VolumeSettings) -> Result<(DiskFile, DiskFile), Problem> {
     let open = |path: &Path| {
         let options = OpenOptions { path: path.to_owned(), size_bytes: None, read_only: false };
@@ -316,26 +318,13 @@ fn open_both(settings: &VolumeSettings) -> Result<(DiskFile, DiskFile), Problem>
         }
     }
     let (data, meta) = (open(&settings.data)?, open(&settings.meta)?);
-    let shape = data.shape();
-    if shape.size_bytes < settings.size_bytes {
-        return Err(problem(
-            ProblemCode::Truncated,
-            format!(
-                "{} has {} bytes, and the volume {}: it was truncated, or is another file",
-                settings.data.display(),
-                shape.size_bytes,
-                settings.size_bytes
-            ),
-            &anew(&settings.name),
-        ));
-    }
-    if shape.kind == DiskKind::File && shape.size_bytes > settings.size_bytes {
+    if data.shape().kind == DiskKind::File && data.has_data_behind(settings.size_bytes) {
         return Err(problem(
             ProblemCode::SizeDiffers,
             format!(
-                "{} has {} bytes, and the configuration says {}",
+                "{} has {} bytes, with data behind the {} that the configuration says",
                 settings.data.display(),
-                shape.size_bytes,
+                data.size_bytes(),
                 settings.size_bytes
             ),
             "correct `size` in the configuration, or put the right file there",
@@ -351,8 +340,8 @@ fn examine(
     memory: Option<&Memory>,
 ) -> Result<Superblock, Problem> {
     let expectations = Expectations {
-        metadata_bytes: meta.shape().size_bytes,
-        data_bytes: Some(data.shape().size_bytes),
+        metadata_bytes: meta.size_bytes(),
+        data_bytes: Some(data.size_bytes()),
         cluster: memory.and_then(|memory| memory.cluster),
         volume: memory.and_then(|memory| memory.volume),
         node: memory.map(|memory| memory.node),
@@ -369,7 +358,15 @@ fn examine(
         ("al_extent", geometry.extent_bytes().into(), settings.al_extent_bytes.into()),
     ];
     for (what, made, configured) in differences {
-        if made != configured {
+        let may_grow = what == "size" && made < configured;
+        if may_grow {
+            tracing::info!(
+                volume = settings.name,
+                size = made,
+                configured,
+                "the volume is smaller than the configuration allows: `evenkeel resize` makes it grow"
+            );
+        } else if made != configured {
             return Err(problem(
                 ProblemCode::SizeDiffers,
                 format!(
@@ -410,7 +407,11 @@ pub(super) fn meta_problem(settings: &VolumeSettings, error: &MetaError) -> Prob
         MetaError::MetadataTruncated { .. } | MetaError::DataTruncated { .. } => ProblemCode::Truncated,
         MetaError::TakenOver { .. } => ProblemCode::Busy,
     };
-    problem(code, format!("{}: {error}", settings.meta.display()), &anew(&settings.name))
+    let path = match error {
+        MetaError::DataTruncated { .. } => &settings.data,
+        _ => &settings.meta,
+    };
+    problem(code, format!("{}: {error}", path.display()), &anew(&settings.name))
 }
 
 /// What helps when a copy is not what it should be.

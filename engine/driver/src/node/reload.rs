@@ -1,7 +1,7 @@
 //! Taking over a changed configuration, all of it or none (design section 8).
 //!
-//! Volumes and peers may come and go, and tunables change. What a running volume is built on (size, files, peers,
-//! protocol) cannot: that needs a restart. A volume that could not be opened is tried again.
+//! Volumes and peers may come and go, tunables change, and the size that a volume may grow to. What a running volume is
+//! built on (files, peers, protocol) cannot: that needs a restart. A volume that could not be opened is tried again.
 
 use std::{rc::Rc, time::Duration};
 
@@ -104,6 +104,13 @@ fn check(thread: &DataThread, new: &NodeSettings) -> Result<(), ReloadError> {
             Some(volume) => {
                 if let Some(what) = settings.fixed_difference(volume) {
                     return Err(ReloadError::Fixed { what: format!("`{what}` of volume {name}") });
+                }
+                let has = runner.core_status().size_bytes;
+                if volume.size_bytes < has {
+                    return Err(ReloadError::Refused(format!(
+                        "volume {name} has {has} bytes and never shrinks: its `size` cannot be {}",
+                        volume.size_bytes
+                    )));
                 }
             }
             None if runner.core_status().role == Role::Primary => {

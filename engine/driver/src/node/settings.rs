@@ -52,7 +52,7 @@ pub struct PeerSettings {
 pub struct VolumeSettings {
     /// Its name, which is also that of its NBD export.
     pub name: String,
-    /// Bytes of the device.
+    /// Bytes of the device when it is made; it may grow up to this.
     pub size_bytes: u64,
     /// When a write is answered.
     pub protocol: Protocol,
@@ -79,7 +79,8 @@ pub struct VolumeSettings {
 }
 
 impl VolumeSettings {
-    /// Why a running volume cannot go over to `other` without being closed; `None` if it can.
+    /// Why a running volume cannot go over to `other` without being closed; `None` if it can. The size is another
+    /// matter: it may not be less than the volume has.
     #[must_use]
     pub fn fixed_difference(&self, other: &Self) -> Option<&'static str> {
         let sorted = |peers: &[String]| {
@@ -88,7 +89,6 @@ impl VolumeSettings {
             peers
         };
         let differences = [
-            (self.size_bytes != other.size_bytes, "size"),
             (self.data != other.data, "data"),
             (self.meta != other.meta, "meta"),
             (self.al_extent_bytes != other.al_extent_bytes, "al_extent"),

@@ -104,7 +104,7 @@ fn open_status(
     problems.extend(troubles);
     VolumeStatus {
         name: settings.name.clone(),
-        size_bytes: settings.size_bytes,
+        size_bytes: core.size_bytes,
         role: core.role,
         disk: core.disk,
         generation: core.head.map(|head| head.id),

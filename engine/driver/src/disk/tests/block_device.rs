@@ -5,7 +5,7 @@ use super::*;
 /// A loop device on a file of `size` bytes. Detached on drop.
 struct LoopDevice {
     path: PathBuf,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn losetup(arguments: &[&str]) -> String {
@@ -25,7 +25,14 @@ impl LoopDevice {
         let file = folder.path().join("backing");
         fs::File::create_new(&file).and_then(|file| file.set_len(size)).expect("a backing file");
         let path = losetup(&["--find", "--show", file.to_str().expect("plain")]);
-        Self { path: path.into(), _folder: folder }
+        Self { path: path.into(), folder }
+    }
+
+    /// What it lies on, and then the device.
+    fn grow(&self, size: u64) {
+        let backing = fs::OpenOptions::new().write(true).open(self.folder.path().join("backing"));
+        backing.and_then(|file| file.set_len(size)).expect("it grows");
+        losetup(&["--set-capacity", self.path.to_str().expect("plain")]);
     }
 }
 
@@ -45,7 +52,7 @@ fn a_block_device_is_read_written_zeroed_trimmed_and_synced() {
         run(async {
             let file = DiskFile::open(&options(&device.path, Some(SIZE))).expect("root may");
             let shape = file.shape().clone();
-            assert_eq!((shape.kind, shape.size_bytes, shape.direct), (DiskKind::BlockDevice, SIZE, true));
+            assert_eq!((shape.kind, file.size_bytes(), shape.direct), (DiskKind::BlockDevice, SIZE, true));
             assert!(
                 shape.can_punch && shape.can_zero_keep,
                 "a loop device on a sparse file zeroes by command"
@@ -76,6 +83,25 @@ fn a_block_device_is_read_written_zeroed_trimmed_and_synced() {
             let map = DiskOp::Map { span: Span::new(0, SIZE), limit: 9 };
             let Ok(DiskReply::Extents(extents)) = perform(&*disk, map).await else { panic!("a map") };
             assert_eq!(extents, [DiskExtent { len: SIZE, hole: false }], "devices tell nothing about holes");
+        });
+    }
+}
+
+#[test]
+fn a_block_device_must_have_grown_before_its_disk_does() {
+    let device = LoopDevice::new(SIZE);
+    for (backend, size) in BACKENDS.into_iter().zip([2 * SIZE, 3 * SIZE]) {
+        run(async {
+            let file = DiskFile::open(&options(&device.path, None)).expect("root may");
+            let disk = open(file, backend).expect("this machine has both");
+            let extend = || DiskOp::Extend { size_bytes: size };
+            assert_eq!(perform(&*disk, extend()).await.unwrap_err(), DiskError::Os(Errno::NOSPC));
+            device.grow(size);
+            perform(&*disk, extend()).await.expect("now it has");
+            assert_eq!(disk.size_bytes(), size);
+            let pool = BufferPool::new(64 << 20);
+            let write = DiskOp::Write { offset: size - 4096, data: pattern(&pool, 4096, 7), durable: true };
+            perform(&*disk, write).await.expect("written behind the old end");
         });
     }
 }

@@ -113,9 +113,38 @@ impl Runner {
         });
     }
 
-    /// An open disk keeps the size that it was opened with, and the configuration names no other: nobody asks for room.
-    pub(super) fn refuse_room(&self, tag: DiskTag) {
-        self.spawn(async move |_| Event::DiskDone { tag, result: Err(CoreError::NoSpace) });
+    /// Both disks get room for a larger volume.
+    pub(super) fn make_room(&self, tag: DiskTag, data: ByteSpan, meta_bytes: u64) {
+        self.spawn(async move |runner| {
+            let result = runner.extend(span_of(data), meta_bytes).await;
+            Event::DiskDone { tag, result: runner.judge("room for a larger volume", result) }
+        });
+    }
+
+    /// Ends when `data` reads as zeroes and the metadata have so many bytes, on stable media. What lay there before, on
+    /// a larger device or after an attempt that was cut off, is overwritten.
+    async fn extend(&self, data: Span, meta_bytes: u64) -> Result<(), DiskError> {
+        self.data.operate(DiskOp::Extend { size_bytes: data.end }).await?;
+        self.meta.operate(DiskOp::Extend { size_bytes: meta_bytes }).await?;
+        let block_bytes = self.data.shape().block_bytes;
+        let shared = data.start.next_multiple_of(block_bytes).min(data.end);
+        if data.start < shared {
+            // Clients may be writing to the rest of this block.
+            let _turn = self.block_turn.lock().await;
+            self.zero_all(Span { start: data.start, end: shared }).await?;
+        }
+        if shared < data.end {
+            self.zero_all(Span { start: shared, end: data.end }).await?;
+        }
+        self.data.operate(DiskOp::Sync).await?;
+        self.meta.operate(DiskOp::Sync).await.map(drop)
+    }
+
+    async fn zero_all(&self, span: Span) -> Result<(), DiskError> {
+        match self.data.zero(span, &[Zeroing::Punch, Zeroing::Keep], false, || true).await? {
+            Zeroed::Done => Ok(()),
+            end @ (Zeroed::TooSlow | Zeroed::GivenUp) => panic!("nobody asked for {end:?}"),
+        }
     }
 
     pub(super) fn flush_data(&self, tag: DiskTag) {

@@ -51,7 +51,7 @@ impl Runner {
         let settings = self.settings.borrow();
         let status = volume.status();
         match status.role {
-            Role::Primary => return ExportState::Serving { size: settings.size_bytes },
+            Role::Primary => return ExportState::Serving { size: status.size_bytes },
             Role::Secondary if status.resuming => return ExportState::Held,
             Role::Secondary => {}
         }

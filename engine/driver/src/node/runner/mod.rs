@@ -156,8 +156,8 @@ impl Runner {
             highest_term: memory.term,
         };
         let files = FileFacts {
-            meta_bytes: meta.shape().size_bytes,
-            data_bytes: data.shape().size_bytes,
+            meta_bytes: meta.size_bytes(),
+            data_bytes: data.size_bytes(),
             reads_media: data.shape().direct,
             remembered,
         };
@@ -319,6 +319,7 @@ impl Runner {
     pub(super) fn change(&self, settings: VolumeSettings) {
         self.inner.borrow_mut().volume.tune(tunables(&settings));
         *self.settings.borrow_mut() = settings;
+        self.turn([Event::Wake]);
     }
 
     /// The name of a peer.
@@ -329,6 +330,7 @@ impl Runner {
 
 fn tunables(settings: &VolumeSettings) -> Tunables {
     Tunables {
+        size_bytes_max: settings.size_bytes,
         on_peer_loss: settings.on_peer_loss,
         peer_timeout: settings.peer_timeout,
         hold: settings.hold,

@@ -73,6 +73,7 @@ impl Runner {
                 let peer = self.one_peer(peer.as_deref())?;
                 Ok(self.named(peer, self.order(OperatorCommand::Verify { peer, repair }).await))
             }
+            VolumeCommand::Resize(size_bytes) => self.resize(size_bytes).await,
             VolumeCommand::Resolve { discard } => self.resolve(&discard).await,
         }
     }
@@ -139,6 +140,18 @@ impl Runner {
                 return Some(client);
             }
         }
+    }
+
+    /// What the core cannot know is looked at first. Of a peer's disk its own log tells.
+    async fn resize(&self, size_bytes: u64) -> CommandResult {
+        let block_bytes = self.data.shape().block_bytes;
+        if !size_bytes.is_multiple_of(block_bytes) {
+            return Ok(OperatorAnswer::Refused(format!(
+                "SIZE must be a multiple of {block_bytes} bytes, the block of {}",
+                self.settings().data.display()
+            )));
+        }
+        Ok(self.order(OperatorCommand::Resize(size_bytes)).await)
     }
 
     /// Ends a split brain. What a peer wrote is discarded in the histories with every peer that is split.
