@@ -305,3 +305,27 @@ fn d8_bits_wait_while_their_pages_move() {
         );
     }
 }
+
+/// A copy that may show what its media do not have is written over without a comparison. What is the same already is no
+/// change for the other nodes: else it would go from one source to the next and back, each time whole.
+#[test]
+fn g9_a_copy_in_doubt_is_done_with_both_of_its_sources() {
+    let mut trio = formed();
+    for block in 0..8 {
+        assert_eq!(trio.write(0, block << 16, &[9; 4096]), DONE);
+    }
+    assert_eq!(trio.command(0, OperatorCommand::Secondary { force: false }), OperatorAnswer::Done);
+    let mut moved = trio.moved_bytes;
+    for _ in 0..2 {
+        trio.crash(2);
+        trio.restart(2);
+        for _ in 0..2 {
+            trio.pass_time();
+        }
+        all_well(&trio);
+        let now = trio.moved_bytes - std::mem::replace(&mut moved, trio.moved_bytes);
+        assert!(now <= 2 * trio.data(2).len() as u64, "at most once from each: {now}");
+        trio.pass_time();
+        assert_eq!(trio.moved_bytes, moved, "and then no more");
+    }
+}

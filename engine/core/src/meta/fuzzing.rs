@@ -76,6 +76,7 @@ fn superblock() -> Superblock {
         clean_shutdown: None,
         flags: Flags { consistent: true, ..Flags::default() },
         evidence: Evidence::of_this_run(Replies::Together),
+        cache_in_doubt: false,
         peers,
     }
 }

@@ -37,6 +37,7 @@ fn superblock(layout: Layout) -> Superblock {
         clean_shutdown: None,
         flags: Flags::default(),
         evidence: Evidence { power: Power::SameRun, settled: true, replies: Replies::Together },
+        cache_in_doubt: false,
         peers: [const { None }; MAX_PEERS],
     }
 }

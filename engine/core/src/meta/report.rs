@@ -246,6 +246,7 @@ impl fmt::Display for Superblock {
             (self.flags.was_up_to_date, "was-up-to-date"),
             (self.flags.crashed_primary, "crashed-primary"),
             (self.flags.entitled, "entitled"),
+            (self.cache_in_doubt, "cache-in-doubt"),
             (self.was_shut_down_cleanly(), "clean-shutdown"),
         ];
         let set: Vec<&str> = flags.into_iter().filter_map(|(set, name)| set.then_some(name)).collect();
@@ -328,6 +329,7 @@ mod tests {
             clean_shutdown: None,
             flags: Flags { fresh: true, consistent: true, ..Flags::default() },
             evidence: Evidence::of_this_run(Replies::Together),
+            cache_in_doubt: false,
             peers: [None; MAX_PEERS],
         };
         let mut medium = Medium::new(layout.end());

@@ -48,7 +48,8 @@ const FLAG_SETTLED: u32 = 1 << 5;
 const FLAG_PROCESS_DIED: u32 = 1 << 6;
 const FLAG_POWER_LOST: u32 = 1 << 7;
 const FLAG_REPLIED_AHEAD: u32 = 1 << 8;
-const ALL_FLAGS: u32 = (FLAG_REPLIED_AHEAD << 1) - 1;
+const FLAG_CACHE_IN_DOUBT: u32 = 1 << 9;
+const ALL_FLAGS: u32 = (FLAG_CACHE_IN_DOUBT << 1) - 1;
 
 const PEER_OUTDATED_CONFIRMED: u32 = 1;
 const PEER_IN_SYNC: u32 = 1 << 1;
@@ -148,6 +149,9 @@ pub struct Superblock {
     pub flags: Flags,
     /// What is known of the writes under the head.
     pub evidence: Evidence,
+    /// A run on this boot of the machine ended without a word: a flush may have failed in it, and the kernel's cache may
+    /// show what is not on the media (W4). No later flush ends that; the next boot does.
+    pub cache_in_doubt: bool,
     /// What is remembered of each peer. Who is remembered has a bitmap in the layout.
     pub peers: [Option<PeerRecord>; MAX_PEERS],
 }
@@ -223,7 +227,8 @@ pub(super) fn encode(superblock: &Superblock, copy: CopyId, sequence: u64) -> [u
     w.u64(superblock.clean_shutdown.map_or(0, |counter| counter.0));
     put_term(&mut w, superblock.highest_term);
     w.zeroes_up_to(FLAGS_AT);
-    w.u32(flag_bits(superblock.flags) | evidence_bits(superblock.evidence));
+    let doubt = if superblock.cache_in_doubt { FLAG_CACHE_IN_DOUBT } else { 0 };
+    w.u32(flag_bits(superblock.flags) | evidence_bits(superblock.evidence) | doubt);
     let ancestors = superblock.history.ancestors();
     w.u32(u32::try_from(ancestors.len()).expect("at most HISTORY_CAPACITY"));
     w.u128(some(superblock.history.toward().map(|id| id.0)));
@@ -279,7 +284,8 @@ pub(super) fn decode(bytes: &[u8], copy: CopyId, owner: Option<NodeId>) -> Resul
     let clean_shutdown = Some(take_counter(&mut r)?).filter(|counter| counter.0 != 0);
     let highest_term = take_term(&mut r)?;
     r.zeroes_up_to(FLAGS_AT)?;
-    let (flags, evidence) = flags_from(r.u32())?;
+    let bits = r.u32();
+    let (flags, evidence) = flags_from(bits)?;
     let count = r.u32() as usize;
     if count > HISTORY_CAPACITY {
         return Err(Fault::Contradiction("its history is too long"));
@@ -318,6 +324,7 @@ pub(super) fn decode(bytes: &[u8], copy: CopyId, owner: Option<NodeId>) -> Resul
         clean_shutdown,
         flags,
         evidence,
+        cache_in_doubt: bits & FLAG_CACHE_IN_DOUBT != 0,
         peers,
     };
     match superblock.contradiction() {

@@ -71,6 +71,7 @@ fn replica(age: u64) -> Superblock {
             settled: age.is_multiple_of(3),
             replies: if age.is_multiple_of(4) { Replies::Together } else { Replies::Ahead },
         },
+        cache_in_doubt: age.is_multiple_of(5),
         peers,
     }
 }
@@ -426,7 +427,8 @@ fn any_superblock() -> impl Strategy<Value = Superblock> {
         proptest::option::of(any_id()),
         proptest::option::of(any_id()),
     );
-    let numbers = (0..HISTORY_CAPACITY as u64 + 2, 0..MAX_PEERS, 1..COUNTER_END, 0..COUNTER_END, 0..COUNTER_END);
+    let numbers =
+        (0..HISTORY_CAPACITY as u64 + 2, 0..MAX_PEERS, 1..COUNTER_END, 0..COUNTER_END, 0..COUNTER_END);
     (ids, numbers, any::<[bool; 8]>()).prop_map(|(ids, (age, peers, counter, clock, term), bits)| {
         let mut superblock = replica(age.saturating_sub(1));
         superblock.cluster = ids.0.map(ClusterId);

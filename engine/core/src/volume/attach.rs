@@ -311,11 +311,13 @@ impl Volume {
             .boot_clock_nanos
             .checked_sub(superblock.counted_at_boot_nanos)
             .is_some_and(|elapsed| elapsed < RESUME_WITHIN_NANOS);
-        // What the kernel's cache shows is what the media have if the last run ended well, or in another boot. (That an
-        // earlier run met a failed flush may not have come as far as the metadata, and older metadata know nothing of
-        // later runs.)
-        let cache_is_new = clean || !same_boot || superblock.instance.is_none();
-        let reads_media = files.reads_media || cache_is_new && !may_be_old;
+        // What the kernel's cache shows is what the media have in another boot, or if every run of this one ended well: the
+        // flush of a later run hides that one failed before (found by the simulator). (Such a failure may not have come as
+        // far as the metadata, and older metadata know nothing of later runs.)
+        let cache_is_new = !same_boot || superblock.instance.is_none();
+        let ended_well = clean && !superblock.cache_in_doubt;
+        let reads_media = files.reads_media || (cache_is_new || ended_well) && !may_be_old;
+        store.doubt_cache(!reads_media);
         store.begin_run(run, files.remembered.attach_counter);
         if let Some(term) = files.remembered.highest_term {
             store.raise_term(term);

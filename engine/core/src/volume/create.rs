@@ -87,6 +87,7 @@ pub fn create(spec: &CreateSpec) -> Result<Vec<Vec<(u64, Bytes)>>, LayoutError> 
         },
         // Nothing was replied to under this head, and what was adopted is as stable as its owner left it.
         evidence: Evidence { power: Power::SameRun, settled: true, replies: Replies::Together },
+        cache_in_doubt: false,
         peers: [const { None }; MAX_PEERS],
     };
     let (_, [first, second]) = SuperblockPair::create(superblock);

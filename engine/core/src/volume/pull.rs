@@ -69,6 +69,8 @@ struct Pull {
     step: Step,
     /// For each block the last write of the primary that came since the pull began.
     overwritten: Vec<Sequence>,
+    /// What each block shows here, if the source is not asked to compare with it, and third nodes matter.
+    shown: Vec<u128>,
 }
 
 #[derive(Clone, Debug)]
@@ -175,6 +177,7 @@ impl Volume {
     /// Begins pulls while there is credit and there are bits ahead.
     fn begin_pulls(&mut self, peer: PeerIndex) {
         let Some(link) = self.peer(peer).link else { return };
+        let third_nodes = self.has_third_nodes();
         while let Some(pulling) = self.pulling_mut(peer)
             && pulling.pulls.len() < PULLS_MAX
         {
@@ -197,10 +200,10 @@ impl Volume {
             pulling.next_id += 1;
             pulling.cursor = span.end();
             let overwritten = vec![Sequence::ZERO; blocks];
-            let compare = pulling.compare;
-            let step = if compare { Step::Reading } else { Step::Asked };
-            pulling.pulls.push(Pull { id, span, step, overwritten });
-            if !compare {
+            let reads = pulling.compare || third_nodes;
+            let step = if reads { Step::Reading } else { Step::Asked };
+            pulling.pulls.push(Pull { id, span, step, overwritten, shown: Vec::new() });
+            if !reads {
                 self.ask(peer, id, span, Vec::new());
                 continue;
             }
@@ -218,13 +221,17 @@ impl Volume {
     ) {
         let block_bytes = self.store().block_bytes();
         let Some(pulling) = self.pulling_on(peer, link) else { return };
+        let compare = pulling.compare;
         let pull = pulling.pull_mut(id).expect("a pull lives until its steps are over");
         // What cannot be read cannot be compared; it is still written over.
-        let digests = match &result {
+        let mut digests = match &result {
             Ok(data) => data.chunks(usize::try_from(block_bytes).expect("a block")).map(digest).collect(),
             Err(_) => Vec::new(),
         };
         pull.step = Step::Asked;
+        if !compare {
+            pull.shown = std::mem::take(&mut digests);
+        }
         let span = pull.span;
         self.ask(peer, id, span, digests);
     }
@@ -296,8 +303,8 @@ impl Volume {
     }
 
     /// The interval is locked. With three nodes every other peer may lack what changes now: that is stable first
-    /// (G9). Where the digests agree nothing is written, and nothing marked; else two targets would never be done
-    /// with each other.
+    /// (G9). Where the digests agree nothing is marked: else two targets would never be done with each other, nor a
+    /// copy that is not compared with both of its sources (found by the simulator).
     pub(crate) fn begin_target_store(&mut self, key: Key) {
         if !self.has_third_nodes() || !self.mark_for_third_nodes(key) {
             self.store_blocks(key);
@@ -308,16 +315,31 @@ impl Volume {
     fn mark_for_third_nodes(&mut self, key: Key) -> bool {
         let block_bytes = self.store().block_bytes();
         let operation = self.operations.get_mut(key).expect("an operation in the lock exists");
-        let Kind::TargetStore { peer, read_at, blocks, .. } = &operation.kind else {
+        let Kind::TargetStore { peer, link, pull, read_at, .. } = operation.kind else {
             panic!("only a resync stores")
         };
-        let (source, read_at, span) = (*peer, *read_at, operation.span);
-        let offsets = (span.offset..span.end()).step_by(usize::try_from(block_bytes).expect("a block"));
-        let changed: Vec<ByteSpan> = blocks
-            .iter()
-            .zip(offsets)
-            .filter(|(block, _)| !matches!(block, BlockContent::Same))
-            .map(|(_, offset)| ByteSpan { offset, len: block_bytes.min(span.end() - offset) })
+        let (source, span) = (peer, operation.span);
+        let pull = self.pulling_on(source, link).and_then(|pulling| pulling.pull_mut(pull));
+        let shown = pull.map(|pull| std::mem::take(&mut pull.shown)).unwrap_or_default();
+        let Kind::TargetStore { blocks, .. } = &self.operations.get_mut(key).expect("just looked at").kind
+        else {
+            panic!("only a resync stores")
+        };
+        let block_len = usize::try_from(block_bytes).expect("a block");
+        let changed: Vec<ByteSpan> = (span.offset..span.end())
+            .step_by(block_len)
+            .map(|offset| ByteSpan { offset, len: block_bytes.min(span.end() - offset) })
+            .zip(blocks)
+            .enumerate()
+            .filter(|&(place, (block, content))| match (content, shown.get(place)) {
+                (BlockContent::Same, _) => false,
+                (BlockContent::Data(data), Some(shown)) => digest(data) != *shown,
+                (BlockContent::Zero, Some(shown)) => {
+                    digest(&vec![0; usize::try_from(block.len).expect("a block")]) != *shown
+                }
+                (BlockContent::Data(_) | BlockContent::Zero, None) => true,
+            })
+            .map(|(_, (block, _))| block)
             .collect();
         let mut waits = false;
         for peer in self.peer_indices().filter(|&peer| peer != source) {

@@ -355,6 +355,11 @@ impl Store {
         }
     }
 
+    /// Whether the kernel's cache may show what the media do not have, for as long as the machine runs (W4).
+    pub(crate) fn doubt_cache(&mut self, in_doubt: bool) {
+        self.change().cache_in_doubt = in_doubt;
+    }
+
     /// The attach counter rises: the state that a snapshot may hold is left behind (D6).
     pub(crate) fn raise_counter(&mut self, boot_clock_nanos: u64) {
         let superblock = self.change();
