@@ -107,7 +107,8 @@ impl<E: Engine> World<'_, E> {
 
     /// Two lines that may have parted meet again, or must have been found to be apart.
     fn replication_changed(&mut self, node: usize, other: usize, replication: Replication) {
-        if !self.oracle.are_apart(node, other) {
+        // One that stood still may go through what is long over for the other.
+        if !self.oracle.are_apart(node, other) || self.replication(other, node).is_none() {
             return;
         }
         let meets = match replication {
