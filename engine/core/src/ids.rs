@@ -92,6 +92,9 @@ pub struct Sequence(pub u64);
 /// twice).
 pub const COUNTER_END: u64 = 1 << 63;
 
+/// The same for what a peer says: what follows from it can still be written down, and be read again.
+pub const WIRE_COUNTER_END: u64 = 1 << 62;
+
 impl Sequence {
     /// Before every write.
     pub const ZERO: Self = Self(0);

@@ -222,7 +222,9 @@ fn w4_the_last_copy_is_put_in_doubt_by_a_write_and_condemned_by_a_flush() {
         pair.fail_next(0, fail);
         let failing = match fail {
             Fail::Flush => pair.request(0, ClientOperation::Flush),
-            Fail::Write | Fail::Read | Fail::Extend | Fail::Commit => pair.write(0, 0, &[8; 4096], false),
+            Fail::Write | Fail::Read | Fail::Room | Fail::Extend | Fail::Commit => {
+                pair.write(0, 0, &[8; 4096], false)
+            }
         };
         assert!(failing.is_err(), "{fail:?}");
         assert_eq!(pair.status(0).role, Role::Secondary, "{fail:?}");

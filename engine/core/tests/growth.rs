@@ -105,7 +105,7 @@ fn a_size_that_is_not_possible_is_refused() {
 fn without_room_on_either_disk_nothing_has_changed() {
     for node in [0, 1] {
         let mut pair = Pair::mirrored();
-        pair.fail_next(node, Fail::Extend);
+        pair.fail_next(node, Fail::Room);
         assert!(refusal(resize(&mut pair, 0, NEW)).contains("room"), "on node {node}");
         assert_eq!(sizes(&pair), [OLD; 2]);
         assert_in_sync(&pair);
@@ -120,7 +120,7 @@ fn a_copy_without_room_for_a_larger_one_waits_and_is_not_asked_again_and_again()
     let mut pair = Pair::mirrored();
     pair.disconnect();
     assert_eq!(resize(&mut pair, 0, NEW), OperatorAnswer::Done);
-    pair.fail_next(1, Fail::Extend);
+    pair.fail_next(1, Fail::Room);
     pair.connect();
     pair.pass_time();
     assert_eq!(sizes(&pair), [NEW, OLD]);
@@ -160,6 +160,28 @@ fn a_smaller_copy_grows_when_its_configuration_allows_it() {
     pair.allow(1, NEW);
     pair.pass_time();
     assert_eq!(sizes(&pair), [NEW; 2]);
+    assert_in_sync(&pair);
+}
+
+#[test]
+fn w4_a_disk_that_fails_while_room_is_made_has_failed() {
+    let mut pair = Pair::mirrored();
+    pair.fail_next(0, Fail::Extend);
+    assert!(refusal(resize(&mut pair, 0, NEW)).contains("disk"));
+    assert_eq!(pair.status(0).disk, DiskState::Failed);
+    assert!(pair.write(0, 4096, &[5; 4096], true).is_ok(), "served by the peer (W7)");
+    assert_eq!(sizes(&pair)[1], OLD);
+}
+
+#[test]
+fn a_growth_that_is_not_allowed_any_more_ends() {
+    let mut pair = Pair::mirrored();
+    pair.hold(0, Held::Write);
+    let order = pair.begin_command(0, OperatorCommand::Resize(NEW));
+    pair.allow(0, OLD);
+    assert!(refusal(pair.answer(order).expect("it has ended")).contains("allow"));
+    pair.release(0, Held::Write);
+    assert_eq!(sizes(&pair), [OLD; 2]);
     assert_in_sync(&pair);
 }
 
@@ -255,10 +277,10 @@ fn a_peer_that_is_lost_before_it_had_room_ends_the_growth() {
 #[test]
 fn every_growth_makes_its_own_room() {
     let mut pair = Pair::mirrored();
-    pair.fail_next(1, Fail::Extend);
+    pair.fail_next(1, Fail::Room);
     assert!(refusal(resize(&mut pair, 0, 2 * OLD)).contains("beta cannot"));
     assert_eq!(resize(&mut pair, 0, NEW), OperatorAnswer::Done);
-    pair.fail_next(0, Fail::Extend);
+    pair.fail_next(0, Fail::Room);
     assert!(refusal(resize(&mut pair, 0, 2 * OLD)).contains("room"), "it was asked for anew");
     assert_eq!(resize(&mut pair, 0, 2 * OLD), OperatorAnswer::Done);
     assert_in_sync(&pair);

@@ -365,7 +365,7 @@ fn d5_contradictions_are_refused() {
         ("half a term", 280, &[0; 8]),
         ("fresh", 296, &[0x17]),
         ("not consistent", 296, &[0x14]),
-        ("flags", 296, &[0x16, 0x02]),
+        ("flags", 296, &[0x16, 0x04]),
         ("power was lost", 296, &[0xD6, 0x00]),
         ("not reached", 408, &[4]),
         ("too long", 300, &[65]),

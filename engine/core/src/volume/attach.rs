@@ -316,8 +316,9 @@ impl Volume {
         // far as the metadata, and older metadata know nothing of later runs.)
         let cache_is_new = !same_boot || superblock.instance.is_none();
         let ended_well = clean && !superblock.cache_in_doubt;
-        let reads_media = files.reads_media || (cache_is_new || ended_well) && !may_be_old;
-        store.doubt_cache(!reads_media);
+        let believed = (cache_is_new || ended_well) && !may_be_old;
+        let reads_media = files.reads_media || believed;
+        store.doubt_cache(!believed);
         store.begin_run(run, files.remembered.attach_counter);
         if let Some(term) = files.remembered.highest_term {
             store.raise_term(term);

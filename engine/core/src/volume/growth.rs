@@ -27,6 +27,7 @@
 
 use super::{
     DiskState,
+    disk_failure::Failure,
     io::{Action, Channel, CommandId, DiskError, LinkId, Notice},
     operation::Purpose,
     peer::Session,
@@ -88,7 +89,7 @@ impl Growing {
         self.under_way.as_ref().is_some_and(|growth| growth.stage != Stage::Room)
     }
 
-    /// The configuration names another size. A growth under way goes on.
+    /// The configuration names another size. A growth beyond it that still makes room ends.
     pub(crate) fn limit_changes(&mut self, from: u64, to: u64) {
         self.allowed_more |= to > from;
     }
@@ -195,6 +196,10 @@ impl Volume {
                 self.begin_growth(size_bytes, None);
             }
         }
+        let max = self.config.size_bytes_max;
+        if self.growth.under_way.as_ref().is_some_and(|g| g.stage == Stage::Room && g.size_bytes > max) {
+            self.abandon_growth("the configuration does not allow it any more");
+        }
         self.make_room();
         let own_room = self.growth.making_room.is_none().then_some(self.growth.room_bytes);
         let Some(growth) = &self.growth.under_way else { return };
@@ -243,11 +248,17 @@ impl Volume {
         self.growth.making_room = Some(wanted);
         let tag = self.tag(Purpose::Extend);
         let data = ByteSpan { offset: from, len: wanted - from };
-        self.out.push(Action::Extend { tag, data, meta_bytes: layout.end() });
+        let end = self.store().layout_end();
+        let meta = ByteSpan { offset: end, len: layout.end().saturating_sub(end) };
+        self.out.push(Action::Extend { tag, data, meta });
     }
 
     pub(crate) fn on_extended(&mut self, result: Result<(), DiskError>) {
         let size_bytes = self.growth.making_room.take().expect("room was being made");
+        if let Err(DiskError::Io) = result {
+            // What was written before may have been under the flush that failed (W4).
+            self.fail_disk(Failure::Flush(DiskError::Io));
+        }
         if result.is_ok() {
             self.growth.room_bytes = self.growth.room_bytes.max(size_bytes);
         }

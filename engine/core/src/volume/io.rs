@@ -222,15 +222,15 @@ pub enum Action {
         /// Stable before the answer.
         fua: bool,
     },
-    /// Make room for a larger volume; answered by [`Event::DiskDone`]. Nothing of the volume lies there yet, so a
-    /// failure is not one of the disk.
+    /// Make room for a larger volume; answered by [`Event::DiskDone`]. Nothing of the volume lies there yet, so that
+    /// there is no room ([`DiskError::NoSpace`]) is no failure of the disk; everything else is.
     Extend {
         /// For the answer.
         tag: DiskTag,
         /// These bytes of the data exist and read as zeroes, on stable media.
         data: ByteSpan,
-        /// The metadata file can hold so many bytes.
-        meta_bytes: u64,
+        /// These bytes of the metadata can be written without asking for room again. Nothing lies there yet.
+        meta: ByteSpan,
     },
     /// Make every data write that was answered before this action stable; answered by [`Event::DiskDone`].
     Flush {

@@ -470,6 +470,9 @@ impl Pair {
                 }
                 Action::Write { tag, .. } if self.takes_failure(node, Fail::Write) => Some(failed(*tag)),
                 Action::Flush { tag } if self.takes_failure(node, Fail::Flush) => Some(failed(*tag)),
+                Action::Extend { tag, .. } if self.takes_failure(node, Fail::Room) => {
+                    Some(Event::DiskDone { tag: *tag, result: Err(DiskError::NoSpace) })
+                }
                 Action::Extend { tag, .. } if self.takes_failure(node, Fail::Extend) => Some(failed(*tag)),
                 Action::Commit { tag, .. } if self.takes_failure(node, Fail::Commit) => Some(failed(*tag)),
                 _ => None,
@@ -509,8 +512,8 @@ impl Pair {
                     disk.stable.clone_from(&disk.data);
                     done(tag)
                 }
-                Action::Extend { tag, data, meta_bytes } => {
-                    assert!(meta_bytes <= META as u64, "the metadata have room");
+                Action::Extend { tag, data, meta } => {
+                    assert!(meta.end() <= META as u64, "the metadata have room");
                     let end = usize::try_from(data.end()).expect("small");
                     for image in [&mut disk.data, &mut disk.stable] {
                         image.resize(image.len().max(end), 0xEE);

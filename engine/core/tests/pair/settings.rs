@@ -17,6 +17,9 @@ pub(crate) enum Fail {
     Read,
     Write,
     Flush,
+    /// There is no room for a larger volume.
+    Room,
+    /// The disk fails while room is made.
     Extend,
     Commit,
 }

@@ -94,6 +94,7 @@ pub(super) fn open(
         }
         (_, _, Some(CreateOrigin::Blank)) => Some(("made anew, to be filled by a peer", Origin::Blank)),
         (true, false, Some(CreateOrigin::Adopt)) => {
+            check_length_of_adopted(settings)?;
             let id = clock::random_u128().map_err(|error| cannot(error.to_string(), "try again"))?;
             Some(("adopted", Origin::Adopted(GenerationId(id))))
         }
@@ -135,6 +136,25 @@ pub(super) fn open(
         peers,
     };
     Ok(Files { data: opened.0, meta: opened.1, memory, made: made.map(|(how, _)| how) })
+}
+
+/// What is adopted is good, so all of it: what lies behind the volume's end would be overwritten when it grows.
+fn check_length_of_adopted(settings: &VolumeSettings) -> Result<(), Problem> {
+    let path = &settings.data;
+    let length = fs::File::open(path).and_then(|mut file| io::Seek::seek(&mut file, io::SeekFrom::End(0)));
+    let length = length.map_err(|error| system(path, "measure it", &error))?;
+    if length <= settings.size_bytes {
+        return Ok(());
+    }
+    Err(problem(
+        ProblemCode::SizeDiffers,
+        format!(
+            "{} has {length} bytes, and the configuration says {}: the rest would not be part of the volume",
+            path.display(),
+            settings.size_bytes
+        ),
+        &format!("set `size` to {length} on every node; or shorten the data, if nothing is behind that"),
+    ))
 }
 
 /// The peers' names by index, as they were when the metadata were made. Only then there is a bitmap for each.

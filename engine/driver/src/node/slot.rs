@@ -141,6 +141,12 @@ impl Slot {
             }
         };
         self.opened.replace(opened);
+        if let Opened::Open(runner, _) = self.opened()
+            && runner.settings() != self.settings()
+        {
+            // A reload came while it was being opened.
+            self.change(&self.settings(), &thread.directory);
+        }
         self.settled.send_replace(true);
     }
 

@@ -214,9 +214,9 @@ impl Disk {
                 });
                 (tag, Job::Commit { pieces }, failure)
             }
-            Action::Extend { tag, data, meta_bytes } => {
+            Action::Extend { tag, data, meta } => {
                 assert!(index(data.end()) <= self.data.cache().len(), "a volume that grew too large");
-                assert!(index(meta_bytes) <= self.meta.cache().len(), "metadata that grew too large");
+                assert!(index(meta.end()) <= self.meta.cache().len(), "metadata that grew too large");
                 let no_space = DiskFault::Write(DiskError::NoSpace);
                 let failure = self.take_fault(|fault| (fault == no_space).then_some(DiskError::NoSpace));
                 (tag, Job::Extend { span: data }, failure)

@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::{error::FrameError, kind::Kind};
 use crate::{
-    ids::{AttachCounter, COUNTER_END, Generation, GenerationId, NodeId, Sequence, Term},
+    ids::{AttachCounter, Generation, GenerationId, NodeId, Sequence, Term, WIRE_COUNTER_END},
     volume::span::ByteSpan,
 };
 
@@ -157,7 +157,7 @@ impl<'a> Reader<'a> {
 
     /// The same of a number that was read before.
     pub(super) fn checked_counter(&self, field: &'static str, count: u64) -> Result<u64, FrameError> {
-        if count < COUNTER_END { Ok(count) } else { Err(self.value_error(field, count)) }
+        if count < WIRE_COUNTER_END { Ok(count) } else { Err(self.value_error(field, count)) }
     }
 
     pub(super) fn sequence(&mut self) -> Result<Sequence, FrameError> {

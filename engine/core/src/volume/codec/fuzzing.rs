@@ -21,8 +21,8 @@ use crate::{
         view::{Bond, NodeView},
     },
     ids::{
-        AttachCounter, COUNTER_END, ClusterId, Generation, GenerationId, MAX_PEERS, NodeId, Sequence, Term,
-        Timestamp, VolumeId,
+        AttachCounter, ClusterId, Generation, GenerationId, MAX_PEERS, NodeId, Sequence, Term, Timestamp,
+        VolumeId, WIRE_COUNTER_END,
     },
     volume::{
         io::ZeroMode,
@@ -100,7 +100,7 @@ impl Choices<'_> {
     }
 
     fn counter(&mut self) -> u64 {
-        self.u64() % COUNTER_END
+        self.u64() % WIRE_COUNTER_END
     }
 
     fn sequence(&mut self) -> Sequence {
@@ -294,7 +294,7 @@ impl Choices<'_> {
             Kind::FlushTo => Frame::FlushTo(self.sequence()),
             Kind::Received => Frame::Received(self.sequence()),
             Kind::Applied => {
-                let upto = Sequence(self.counter().min(COUNTER_END - 2));
+                let upto = Sequence(self.counter().min(WIRE_COUNTER_END - 2));
                 let also = self.list(|choices| choices.sequence().max(upto.next()));
                 Frame::Applied { upto, also }
             }

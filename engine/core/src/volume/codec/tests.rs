@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     generation::view::{Power, Replies},
-    ids::{AttachCounter, COUNTER_END, Generation, GenerationId, NodeId, Sequence, Term},
+    ids::{AttachCounter, Generation, GenerationId, NodeId, Sequence, Term, WIRE_COUNTER_END},
     volume::{
         DiskState, Role,
         span::ByteSpan,
@@ -407,9 +407,9 @@ fn what_counts_does_not_come_near_its_end() {
     let parse = |frame: &Frame| parse([encode(frame)]);
     let term = |number| Term { number, node: NodeId(1) };
     for (good, bad) in [
-        (Frame::Start(Sequence(COUNTER_END - 1)), Frame::Start(Sequence(COUNTER_END))),
-        (Frame::Ask(term(COUNTER_END - 1)), Frame::Ask(term(COUNTER_END))),
-        (mark(COUNTER_END - 1), mark(COUNTER_END)),
+        (Frame::Start(Sequence(WIRE_COUNTER_END - 1)), Frame::Start(Sequence(WIRE_COUNTER_END))),
+        (Frame::Ask(term(WIRE_COUNTER_END - 1)), Frame::Ask(term(WIRE_COUNTER_END))),
+        (mark(WIRE_COUNTER_END - 1), mark(WIRE_COUNTER_END)),
     ] {
         assert_eq!(parse(&good), (vec![good], Ok(())));
         let (frames, refused) = parse(&bad);

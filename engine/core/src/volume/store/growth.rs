@@ -52,6 +52,11 @@ impl Store {
         self.wanted.layout.grown_to(size_bytes)
     }
 
+    /// Where the part of the metadata file ends that the volume uses now.
+    pub(crate) fn layout_end(&self) -> u64 {
+        self.wanted.layout.end()
+    }
+
     /// The volume is to have this layout, and these peers may lack what is new.
     pub(crate) fn begin_growth(&mut self, layout: Layout, lacking: Vec<PeerIndex>) {
         assert!(self.growth.is_none(), "one growth at a time");

@@ -14,7 +14,7 @@ impl Runner {
                 Action::Write { tag, offset, payload, fua } => self.write_data(tag, offset, payload, fua),
                 Action::Zero { tag, span, mode, fua } => self.zero_data(tag, span, mode, fua),
                 Action::Flush { tag } => self.flush_data(tag),
-                Action::Extend { tag, data, meta_bytes } => self.make_room(tag, data, meta_bytes),
+                Action::Extend { tag, data, meta } => self.make_room(tag, data, meta),
                 Action::Commit { tag, pieces } => self.commit_meta(tag, pieces),
                 Action::Send { link, channel, frame, .. } => self.endpoint.send(link, channel, &frame, None),
                 Action::CloseLink { link, reason, .. } => self.endpoint.close(link, reason),

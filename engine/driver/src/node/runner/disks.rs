@@ -19,10 +19,13 @@ use super::Runner;
 use crate::{
     disk::{
         DiskError, DiskOp, DiskReply, Span, Zeroing,
-        byte_disk::{Zeroed, data_of, to_len},
+        byte_disk::{ByteDisk, Zeroed, data_of, to_len},
     },
     node::abort,
 };
+
+/// Making room zeroes so much in one go.
+const ZEROED_AT_ONCE: u64 = 1 << 30;
 
 /// What an operation of the data disk was for.
 #[derive(Clone, Copy, Debug)]
@@ -113,38 +116,37 @@ impl Runner {
         });
     }
 
-    /// Both disks get room for a larger volume.
-    pub(super) fn make_room(&self, tag: DiskTag, data: ByteSpan, meta_bytes: u64) {
-        self.spawn(async move |runner| {
-            let result = runner.extend(span_of(data), meta_bytes).await;
-            Event::DiskDone { tag, result: runner.judge("room for a larger volume", result) }
+    /// Both disks get room for a larger volume. It may take long, and ends with the runner.
+    pub(super) fn make_room(&self, tag: DiskTag, data: ByteSpan, meta: ByteSpan) {
+        let runner = self.own.upgrade().expect("it is being used");
+        let task = abort::spawn(async move {
+            let result = runner.extend(span_of(data), span_of(meta)).await;
+            let result = runner.judge("room for a larger volume", result);
+            runner.turn([Event::DiskDone { tag, result }]);
         });
+        self.tasks.borrow_mut().push(task);
     }
 
-    /// Ends when `data` reads as zeroes and the metadata have so many bytes, on stable media. What lay there before, on
-    /// a larger device or after an attempt that was cut off, is overwritten.
-    async fn extend(&self, data: Span, meta_bytes: u64) -> Result<(), DiskError> {
-        self.data.operate(DiskOp::Extend { size_bytes: data.end }).await?;
-        self.meta.operate(DiskOp::Extend { size_bytes: meta_bytes }).await?;
+    /// Ends when `data` reads as zeroes and `meta` has its space, on stable media. What lay there before, on a larger
+    /// device or after an attempt that was cut off, is overwritten. Data keep their holes; metadata must not run out of
+    /// room when their commit is due.
+    async fn extend(&self, data: Span, meta: Span) -> Result<(), DiskError> {
+        extend(&self.data, data.end).await?;
+        if !meta.is_empty() {
+            extend(&self.meta, meta.end).await?;
+            zero_all(&self.meta, meta, &[Zeroing::Keep]).await?;
+        }
+        let ways = [Zeroing::Punch, Zeroing::Keep];
         let block_bytes = self.data.shape().block_bytes;
         let shared = data.start.next_multiple_of(block_bytes).min(data.end);
         if data.start < shared {
             // Clients may be writing to the rest of this block.
             let _turn = self.block_turn.lock().await;
-            self.zero_all(Span { start: data.start, end: shared }).await?;
+            zero_all(&self.data, Span { start: data.start, end: shared }, &ways).await?;
         }
-        if shared < data.end {
-            self.zero_all(Span { start: shared, end: data.end }).await?;
-        }
+        zero_all(&self.data, Span { start: shared, end: data.end }, &ways).await?;
         self.data.operate(DiskOp::Sync).await?;
         self.meta.operate(DiskOp::Sync).await.map(drop)
-    }
-
-    async fn zero_all(&self, span: Span) -> Result<(), DiskError> {
-        match self.data.zero(span, &[Zeroing::Punch, Zeroing::Keep], false, || true).await? {
-            Zeroed::Done => Ok(()),
-            end @ (Zeroed::TooSlow | Zeroed::GivenUp) => panic!("nobody asked for {end:?}"),
-        }
     }
 
     pub(super) fn flush_data(&self, tag: DiskTag) {
@@ -189,4 +191,30 @@ impl Runner {
         result?;
         self.meta.operate(DiskOp::Sync).await.map(drop)
     }
+}
+
+/// Whatever the system says: the disk cannot be that large, and nothing has happened to what is on it.
+async fn extend<T>(disk: &ByteDisk<T>, size_bytes: u64) -> Result<(), DiskError> {
+    match disk.operate(DiskOp::Extend { size_bytes }).await {
+        Ok(_) => Ok(()),
+        Err(DiskError::Os(error)) => {
+            tracing::error!(size_bytes, %error, "the disk cannot grow");
+            Err(DiskError::Os(Errno::NOSPC))
+        }
+        Err(error @ (DiskError::Failed | DiskError::Truncated)) => Err(error),
+    }
+}
+
+/// In pieces, so that it can be given up between them.
+async fn zero_all<T>(disk: &ByteDisk<T>, span: Span, ways: &[Zeroing]) -> Result<(), DiskError> {
+    let mut at = span.start;
+    while at < span.end {
+        let piece =
+            Span { start: at, end: span.end.min((at + ZEROED_AT_ONCE) / ZEROED_AT_ONCE * ZEROED_AT_ONCE) };
+        match disk.zero(piece, ways, false, || true).await? {
+            Zeroed::Done => at = piece.end,
+            end @ (Zeroed::TooSlow | Zeroed::GivenUp) => panic!("nobody asked for {end:?}"),
+        }
+    }
+    Ok(())
 }
