@@ -79,7 +79,6 @@ fn comes_in(kind: Kind) -> u8 {
             // The verify may have ended early.
             Frame::Compared => VERIFY | ESTABLISHED,
         },
-        Kind::Resolve => TALKING,
         Kind::Read
         | Kind::Write
         | Kind::Zero
@@ -97,6 +96,7 @@ fn comes_in(kind: Kind) -> u8 {
         | Kind::Disconnect
         | Kind::Connect
         | Kind::Invalidate
+        | Kind::Resolve
         | Kind::SteerResync
         | Kind::Verify
         | Kind::Resize

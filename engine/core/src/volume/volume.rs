@@ -446,7 +446,12 @@ impl Volume {
             }
             return;
         }
+        let size_bytes = self.store().size_bytes();
         let committed = self.store_mut().committed();
+        if self.disk == DiskState::Failed && self.store().size_bytes() != size_bytes {
+            // It was on its way when the disk failed, and is on the media with that.
+            self.notice(Notice::Grown(self.store().size_bytes()));
+        }
         for key in committed.admitted {
             self.on_extents_hot(key);
         }

@@ -262,14 +262,13 @@ impl Copies {
         }
     }
 
-    /// The truth is settled on this node's image; `parts`: from those that had part in the last acknowledgement, but for
-    /// these.
+    /// The truth is settled on this node's image; `parts`: from everybody but these, who get its generation with it.
     pub(crate) fn settle(&mut self, node: usize, parts: Option<NodeSet>) {
         self.holders = NodeSet::only(node);
         self.in_sync = NodeSet::only(node);
         self.intact = NodeSet::only(node);
         if let Some(with_it) = parts {
-            self.counted = self.counted.both(with_it);
+            self.counted = with_it;
         }
         self.counted.insert(node);
         self.damaged = false;
