@@ -220,6 +220,13 @@ fn a_primary_whose_process_died_goes_on_alone() {
 
 #[test]
 fn g2_heads_that_are_offered_while_the_disk_is_slow_are_all_taken_in_their_order() {
+    for last_first in [false, true] {
+        heads_are_all_taken(last_first);
+    }
+}
+
+/// `last_first`: the flush for the last head ends before that for the first.
+fn heads_are_all_taken(last_first: bool) {
     let mut pair = in_sync_pair();
     let (peer, link) = (pair.peer(), pair.link().expect("they are linked"));
     let term = pair.status(0).head.expect("a primary has a head").term;
@@ -231,7 +238,11 @@ fn g2_heads_that_are_offered_while_the_disk_is_slow_are_all_taken_in_their_order
     pair.hold(1, Held::Flush);
     pair.limit_frames(0, 0);
     pair.deliver(offers.to_vec());
-    pair.release(1, Held::Flush);
+    if last_first {
+        pair.release_last_first(1, Held::Flush);
+    } else {
+        pair.release(1, Held::Flush);
+    }
     assert_eq!(pair.status(1).head, Some(offered[1]));
     // A third node may have the first one as its head: it must find it here.
     pair.disconnect();

@@ -34,6 +34,12 @@ impl Pair {
         self.run();
     }
 
+    /// What it was told last, it does first.
+    pub(crate) fn release_last_first(&mut self, node: usize, part: Held) {
+        self.late.reverse();
+        self.release(node, part);
+    }
+
     /// So many actions of this part of a node's disk wait.
     pub(crate) fn held_actions(&self, node: usize, part: Held) -> usize {
         self.late.iter().filter(|(of, why, _)| (*of, *why) == (node, part)).count()
