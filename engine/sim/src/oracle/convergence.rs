@@ -40,7 +40,7 @@ pub(crate) fn unwell(statuses: &[Option<Status>], waiting: usize) -> Option<Stri
             }
             let is = statuses[peer_node(node, peer.index)].as_ref().map(|status| (status.role, status.disk));
             let told = peer.role.zip(peer.disk);
-            if is.is_some() && told != is {
+            if told.is_some() && is.is_some() && told != is {
                 return Some(format!("node {node} says that {:?} is {told:?}, and it is {is:?}", peer.index));
             }
         }

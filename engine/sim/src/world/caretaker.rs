@@ -213,7 +213,8 @@ impl<E: Engine> World<'_, E> {
     /// Whether a node says that its copy and that of a peer have parted, or never had anything in common.
     fn says_parted(&self, node: usize, peer: usize) -> bool {
         self.nodes[node].status.iter().flat_map(|status| &status.peers).any(|entry| {
-            let parted = matches!(entry.apart, Some(Verdict::SplitBrain { .. } | Verdict::Unrelated { .. }));
+            let parted = entry.replication == Replication::SplitBrain
+                || matches!(entry.apart, Some(Verdict::Unrelated { .. }));
             parted && peer_node(node, entry.index) == peer
         })
     }
