@@ -127,8 +127,8 @@ fn what_cannot_be_is_refused_and_changes_nothing() -> Result<()> {
         ensure!(refusal.contains("never shrinks"), "{refusal}");
         [alpha, beta].into_iter().try_for_each(|node| shows(node, OLD))?;
         alpha.wait_synced("r0")?;
-        // The room that alpha has made is no reason to refuse its file.
-        alpha.configure(&cluster.config())?;
+        // The room that alpha has made is no reason to refuse its file, while the configuration allows it.
+        allow(cluster, &[alpha], "80MiB")?;
         alpha.terminate()?;
         alpha.start()?;
         shows(alpha, OLD)?;

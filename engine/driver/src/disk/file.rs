@@ -297,11 +297,6 @@ impl DiskFile {
         self.size_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether anything but a hole lies behind this byte, as far as the file system tells.
-    pub(crate) fn has_data_behind(&self, offset: u64) -> bool {
-        offset < self.size_bytes() && seek(&self.fd, SeekFrom::Data(offset)) != Err(Errno::NXIO)
-    }
-
     /// See [`DiskOp::Extend`]. Blocks.
     pub(super) fn extend(&self, wanted: u64) -> Result<(), Errno> {
         if !wanted.is_multiple_of(self.shape.block_bytes) {

@@ -320,9 +320,8 @@ fn write_stages(path: &Path, stages: Vec<Vec<(u64, Bytes)>>) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens and locks data and metadata. A file of data with more in it than the configuration says is another one; a hole at
-/// its end is room for a growth that was given up. A smaller one is held against its metadata ([`examine`]), as the
-/// configuration may be ahead of a volume that is to grow.
+/// Opens and locks data and metadata. A file of data that is larger than the configuration says is another one; a
+/// smaller one is held against its metadata ([`examine`]), as the configuration may be ahead of a volume that is to grow.
 fn open_both(settings: &VolumeSettings) -> Result<(DiskFile, DiskFile), Problem> {
     let open = |path: &Path| {
         let options = OpenOptions { path: path.to_owned(), size_bytes: None, read_only: false };
@@ -338,16 +337,17 @@ fn open_both(settings: &VolumeSettings) -> Result<(DiskFile, DiskFile), Problem>
         }
     }
     let (data, meta) = (open(&settings.data)?, open(&settings.meta)?);
-    if data.shape().kind == DiskKind::File && data.has_data_behind(settings.size_bytes) {
+    if data.shape().kind == DiskKind::File && data.size_bytes() > settings.size_bytes {
         return Err(problem(
             ProblemCode::SizeDiffers,
             format!(
-                "{} has {} bytes, with data behind the {} that the configuration says",
+                "{} has {} bytes, and the configuration says {}",
                 settings.data.display(),
                 data.size_bytes(),
                 settings.size_bytes
             ),
-            "correct `size` in the configuration, or put the right file there",
+            "correct `size` in the configuration (a growth that was given up leaves the file with the size that it was to get), \
+             or put the right file there",
         ));
     }
     Ok((data, meta))
