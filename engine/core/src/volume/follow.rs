@@ -247,7 +247,7 @@ impl Volume {
         if self.disk == DiskState::Failed {
             return Ok(());
         }
-        if self.has_third_nodes() && self.stream.is_none_or(|(leader, _)| leader != peer) {
+        if self.has_third_nodes() && !self.is_stream_of(peer) {
             // It would be kept for no third node (G9).
             return Err(Broken("a write of a node that does not lead"));
         }

@@ -207,7 +207,6 @@ impl Volume {
         if !self.has_third_nodes() {
             return;
         }
-        let link = self.peer(peer).link;
         let promoted = !self.is_primary_peer(peer);
         if promoted {
             let disk = self.peer(peer).told.map_or(super::DiskState::UpToDate, |told| told.disk);
@@ -215,7 +214,7 @@ impl Volume {
         }
         // It may have told its role before, and the last session may have begun with another node (found by the simulator:
         // nothing was kept of its writes for a third one).
-        if promoted || self.stream.map(|(leader, on)| (leader, Some(on))) != Some((peer, link)) {
+        if promoted || !self.is_stream_of(peer) {
             self.begin_stream(peer);
         }
         for other in self.peer_indices() {

@@ -134,6 +134,11 @@ impl Volume {
         self.stream = Some((leader, link));
     }
 
+    /// Whether the writes that are kept are those of this peer, on its link of now.
+    pub(crate) fn is_stream_of(&self, peer: PeerIndex) -> bool {
+        self.peer(peer).link.is_some_and(|link| self.stream == Some((peer, link)))
+    }
+
     /// The stream has ended: what is not known to be stable everywhere may be missing on anybody. Returns whether
     /// there was anything.
     pub(crate) fn end_stream(&mut self) -> bool {

@@ -372,21 +372,22 @@ fn examine(
         .map_err(|error| meta_problem(settings, &error))?;
     let superblock = opened.pair.current().clone();
     let geometry = superblock.layout.geometry();
-    let differences = [
-        ("size", geometry.size_bytes(), settings.size_bytes),
-        ("block_size", geometry.block_bytes().into(), settings.block_bytes.into()),
-        ("al_extent", geometry.extent_bytes().into(), settings.al_extent_bytes.into()),
+    let (size, block, extent) = (geometry.size_bytes(), geometry.block_bytes(), geometry.extent_bytes());
+    if size < settings.size_bytes {
+        tracing::info!(
+            volume = settings.name,
+            size,
+            configured = settings.size_bytes,
+            "the volume is smaller than the configuration allows: `evenkeel resize` makes it grow"
+        );
+    }
+    let checks = [
+        ("size", size <= settings.size_bytes, size, settings.size_bytes),
+        ("block_size", block == settings.block_bytes, block.into(), settings.block_bytes.into()),
+        ("al_extent", extent == settings.al_extent_bytes, extent.into(), settings.al_extent_bytes.into()),
     ];
-    for (what, made, configured) in differences {
-        let may_grow = what == "size" && made < configured;
-        if may_grow {
-            tracing::info!(
-                volume = settings.name,
-                size = made,
-                configured,
-                "the volume is smaller than the configuration allows: `evenkeel resize` makes it grow"
-            );
-        } else if made != configured {
+    for (what, fits, made, configured) in checks {
+        if !fits {
             return Err(problem(
                 ProblemCode::SizeDiffers,
                 format!(

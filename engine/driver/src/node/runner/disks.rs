@@ -106,11 +106,9 @@ impl Runner {
         self.spawn(async move |runner| {
             let _turn =
                 if runner.data.needs_turn(span) { Some(runner.block_turn.lock().await) } else { None };
-            let result = match runner.data.zero(span, ways, false, || true).await {
-                Ok(Zeroed::Done) if durable => runner.data.operate(DiskOp::Sync).await.map(drop),
-                Ok(Zeroed::Done) => Ok(()),
-                Ok(end @ (Zeroed::TooSlow | Zeroed::GivenUp)) => panic!("nobody asked for {end:?}"),
-                Err(error) => Err(error),
+            let result = match zero(&runner.data, span, ways).await {
+                Ok(()) if durable => runner.data.operate(DiskOp::Sync).await.map(drop),
+                result => result,
             };
             Event::DiskDone { tag, result: runner.judge("data", result) }
         });
@@ -131,9 +129,9 @@ impl Runner {
     /// device or after an attempt that was cut off, is overwritten. Data keep their holes; metadata must not run out of
     /// room when their commit is due.
     async fn extend(&self, data: Span, meta: Span) -> Result<(), DiskError> {
-        extend(&self.data, data.end).await?;
+        make_larger(&self.data, data.end).await?;
         if !meta.is_empty() {
-            extend(&self.meta, meta.end).await?;
+            make_larger(&self.meta, meta.end).await?;
             zero_all(&self.meta, meta, &[Zeroing::Keep]).await?;
         }
         let ways = [Zeroing::Punch, Zeroing::Keep];
@@ -194,7 +192,7 @@ impl Runner {
 }
 
 /// Whatever the system says: the disk cannot be that large, and nothing has happened to what is on it.
-async fn extend<T>(disk: &ByteDisk<T>, size_bytes: u64) -> Result<(), DiskError> {
+async fn make_larger<T>(disk: &ByteDisk<T>, size_bytes: u64) -> Result<(), DiskError> {
     match disk.operate(DiskOp::Extend { size_bytes }).await {
         Ok(_) => Ok(()),
         Err(DiskError::Os(error)) => {
@@ -205,16 +203,22 @@ async fn extend<T>(disk: &ByteDisk<T>, size_bytes: u64) -> Result<(), DiskError>
     }
 }
 
+/// However long it takes.
+async fn zero<T>(disk: &ByteDisk<T>, span: Span, ways: &[Zeroing]) -> Result<(), DiskError> {
+    match disk.zero(span, ways, false, || true).await? {
+        Zeroed::Done => Ok(()),
+        end @ (Zeroed::TooSlow | Zeroed::GivenUp) => panic!("nobody asked for {end:?}"),
+    }
+}
+
 /// In pieces, so that it can be given up between them.
 async fn zero_all<T>(disk: &ByteDisk<T>, span: Span, ways: &[Zeroing]) -> Result<(), DiskError> {
     let mut at = span.start;
     while at < span.end {
         let piece =
             Span { start: at, end: span.end.min((at + ZEROED_AT_ONCE) / ZEROED_AT_ONCE * ZEROED_AT_ONCE) };
-        match disk.zero(piece, ways, false, || true).await? {
-            Zeroed::Done => at = piece.end,
-            end @ (Zeroed::TooSlow | Zeroed::GivenUp) => panic!("nobody asked for {end:?}"),
-        }
+        zero(disk, piece, ways).await?;
+        at = piece.end;
     }
     Ok(())
 }
