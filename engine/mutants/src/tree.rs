@@ -46,6 +46,7 @@ pub(crate) fn build(root: &Path, list: &List) -> Result<Programs> {
     write_if_changed(&tree.join("Cargo.toml"), &manifest.to_string())?;
     fs::copy(root.join("Cargo.lock"), tree.join("Cargo.lock"))?;
     weave(&tree, list)?;
+    fetch(root)?;
     compile(&tree, &target.join("mutants-target"))
 }
 
@@ -102,10 +103,23 @@ const LONG: [&str; 4] = ["evenkeel_core", "decide_flags", "decide_enumeration", 
 /// The one that takes longest; the simulator comes before it.
 pub(crate) const LONGEST: &str = "workloads";
 
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// The copy is compiled offline, so that it has the versions of the repository's lock file and no others; on a new
+/// machine these must be fetched once.
+fn fetch(root: &Path) -> Result<()> {
+    let done =
+        cargo().args(["fetch", "--locked"]).current_dir(root).status().context("cargo cannot be started")?;
+    ensure!(done.success(), "what the mutants are compiled from cannot be fetched: see above");
+    Ok(())
+}
+
 fn compile(tree: &Path, target: &Path) -> Result<Programs> {
     let mut artifacts = Vec::new();
     for what in [["build", "--bins"].as_slice(), ["test", "--no-run", "--workspace"].as_slice()] {
-        let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        let output = cargo()
             .args(what)
             .args(["--offline", "--message-format=json-render-diagnostics"])
             .current_dir(tree)
