@@ -3,9 +3,13 @@
 
 mod pair;
 
+use std::time::Duration;
+
 use evenkeel_core::volume::{
+    Role,
     config::{OnPeerLoss, Protocol},
     io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
+    operator::{Force, OperatorAnswer, OperatorCommand},
     span::ByteSpan,
 };
 use pair::{Fail, Held, Pair, Settings, write};
@@ -125,4 +129,65 @@ fn w7_a_read_from_the_peer_shows_the_writes_before_it() {
         let shown = Ok(RequestOutcome::Data(vec![4; 4096].into()));
         assert_eq!(pair.reply(read), Some(shown), "{protocol:?}");
     }
+}
+
+/// A read behind a write whose answer is withheld may not show it (W3), and waits no longer than that.
+#[test]
+fn a_read_behind_a_write_that_is_withheld_is_held_no_longer_than_hold() {
+    let mut pair = Pair::serving(Settings { on_peer_loss: OnPeerLoss::Suspend, ..Settings::default() });
+    pair.hold(1, Held::Write);
+    let write = pair.begin_request(0, write(4));
+    let read = pair.begin_request(0, ClientOperation::Read(BLOCK));
+    pair.disconnect();
+    pair.pass(Duration::from_secs(115));
+    assert_eq!((pair.reply(write), pair.reply(read)), (None, None));
+    pair.pass(Duration::from_secs(10));
+    assert_eq!(pair.reply(write), Some(Err(RequestError::Io)));
+    assert_eq!(pair.reply(read), Some(Err(RequestError::Io)));
+    pair.release(1, Held::Write);
+    pair.connect();
+    let shown = Ok(RequestOutcome::Data(vec![4; 4096].into()));
+    assert_eq!(pair.request(0, ClientOperation::Read(BLOCK)), shown, "it was written, and served again");
+}
+
+/// It has the role until that its end is recorded, and nothing to say any more.
+#[test]
+fn g10_a_primary_that_is_deposed_answers_no_read_with_data() {
+    let mut pair = Pair::serving(Settings::default());
+    assert_eq!(pair.request(0, write(1)), DONE);
+    pair.disconnect();
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(pair.request(1, write(2)), DONE);
+    pair.hold(0, Held::Data);
+    pair.hold(0, Held::Meta);
+    let read = pair.begin_request(0, ClientOperation::Read(BLOCK));
+    pair.connect();
+    assert_eq!(pair.status(0).role, Role::Primary, "its end is not recorded");
+    pair.release(0, Held::Data);
+    assert_eq!(pair.reply(read), Some(Err(RequestError::Shutdown)));
+}
+
+/// Questions that nobody waits for any more still wait at the peer: it is not asked for more than it takes.
+#[test]
+fn w7_reads_that_were_given_up_do_not_cost_the_link() {
+    let mut pair = Pair::serving(Settings::default());
+    assert_eq!(pair.request(0, write(4)), DONE);
+    pair.fail_next(0, Fail::Write);
+    assert_eq!(pair.request(0, write(5)), DONE, "the peer serves");
+    pair.hold(1, Held::Data);
+    let link = pair.link();
+    let ask = |pair: &mut Pair| -> Vec<u64> {
+        (0..64).map(|_| pair.begin_request(0, ClientOperation::Read(BLOCK))).collect()
+    };
+    let given_up = ask(&mut pair);
+    pair.pass(Duration::from_secs(125));
+    for read in given_up {
+        assert_eq!(pair.reply(read), Some(Err(RequestError::Io)), "held too long");
+    }
+    let asked = ask(&mut pair);
+    pair.release(1, Held::Data);
+    for read in asked {
+        assert_eq!(pair.reply(read), Some(Ok(RequestOutcome::Data(vec![5; 4096].into()))));
+    }
+    assert_eq!(pair.link(), link);
 }

@@ -46,11 +46,6 @@ fn dirty_bitmaps() {
 }
 
 #[test]
-fn dirty_runs() {
-    replay("meta_dirty_runs", 20, meta::dirty_runs);
-}
-
-#[test]
 fn reports() {
     replay("meta_reports", 20, meta::reports);
 }

@@ -2,6 +2,8 @@
 
 mod pair;
 
+use std::time::Duration;
+
 use evenkeel_core::volume::{
     Role,
     config::{OnPeerLoss, Protocol},
@@ -105,4 +107,19 @@ fn p6_a_secondary_that_leaves_has_everything_stable() {
     pair.release(1, Held::Flush);
     assert_eq!(pair.answer(command), Some(OperatorAnswer::Done));
     assert_eq!(pair.stable_data(1)[0], 1);
+}
+
+/// A peer whose disk flushes nothing is given up like one that applies nothing: who waits for it is not always a client.
+#[test]
+fn a_peer_that_does_not_flush_is_given_up() {
+    let mut pair = primary_with(OnPeerLoss::Continue);
+    pair.hold(1, Held::Flush);
+    assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
+    let command = pair.begin_command(0, OperatorCommand::Secondary { force: false });
+    pair.pass(Duration::from_secs(4));
+    assert_eq!(pair.answer(command), None);
+    assert!(pair.link().is_some());
+    pair.pass(Duration::from_secs(2));
+    assert_eq!(pair.link(), None);
+    assert_eq!(pair.answer(command), Some(OperatorAnswer::Done));
 }

@@ -2,11 +2,14 @@
 
 mod pair;
 
+use std::time::Duration;
+
 use evenkeel_core::volume::{
     DiskState, Role,
+    io::RequestOutcome,
     operator::{Force, OperatorAnswer, OperatorCommand},
 };
-use pair::{Held, Pair};
+use pair::{Held, Pair, write};
 
 fn done(pair: &mut Pair, node: usize, command: OperatorCommand) {
     assert_eq!(pair.command(node, command), OperatorAnswer::Done);
@@ -251,4 +254,70 @@ fn p2_the_right_of_an_heir_ends_with_the_head_of_another() {
     pair.pass_time();
     assert_eq!(pair.moved_bytes, 0);
     assert_eq!((pair.status(0).entitled, pair.status(1).entitled), (true, false));
+}
+
+/// `disconnect` makes the peer durably old, so nothing that a power loss takes from this copy is left anywhere else (P1).
+#[test]
+fn p1_who_lost_power_is_up_to_date_if_all_peers_have_confirmed_to_be_old() {
+    let lose_power = |pair: &mut Pair| {
+        pair.lose_power(0);
+        pair.restart(0);
+        pair.status(0).disk
+    };
+    for confirmed in [true, false] {
+        let mut pair = Pair::mirrored();
+        if confirmed {
+            let peer = pair.peer();
+            done(&mut pair, 0, OperatorCommand::Disconnect(peer));
+            assert_eq!(pair.status(1).disk, DiskState::Outdated);
+        } else {
+            pair.disconnect();
+        }
+        assert_eq!(pair.request(0, write(7)), Ok(RequestOutcome::Done));
+        let expected = if confirmed { DiskState::UpToDate } else { DiskState::Consistent };
+        assert_eq!(lose_power(&mut pair), expected, "confirmed: {confirmed}");
+        assert_eq!(may(&mut pair), [confirmed, false]);
+        if confirmed {
+            // Once it is in sync again, it may have more than this copy.
+            pair.connect();
+            assert_eq!(pair.status(1).disk, DiskState::UpToDate);
+            pair.disconnect();
+            assert_eq!(lose_power(&mut pair), DiskState::Consistent);
+        }
+    }
+}
+
+/// The peer is old, and this node has not made the generation without it: what both have answered may be in this
+/// node's cache alone, and the peer has it still.
+#[test]
+fn p1_a_confirmation_counts_only_under_a_generation_that_the_peer_lacks() {
+    let mut pair = Pair::mirrored();
+    assert_eq!(pair.request(0, write(7)), Ok(RequestOutcome::Done));
+    pair.hold(0, Held::Flush);
+    let peer = pair.peer();
+    done(&mut pair, 0, OperatorCommand::Disconnect(peer));
+    assert_eq!(pair.status(1).disk, DiskState::Outdated);
+    pair.pass_time();
+    pair.lose_power(0);
+    pair.release(0, Held::Flush);
+    pair.restart(0);
+    assert_eq!((pair.data(0)[0], pair.data(1)[0]), (1, 7), "it was answered");
+    assert_eq!(pair.status(0).disk, DiskState::Consistent);
+    assert!(!may(&mut pair)[0]);
+}
+
+/// A peer that lives and cannot record that it is old is dropped all the same, and nothing is concluded from it.
+#[test]
+fn p1_a_peer_that_cannot_confirm_is_dropped_in_the_end() {
+    let mut pair = Pair::mirrored();
+    pair.hold(1, Held::Meta);
+    let peer = pair.peer();
+    done(&mut pair, 0, OperatorCommand::Disconnect(peer));
+    pair.pass(Duration::from_secs(4));
+    assert!(pair.link().is_some());
+    pair.pass(Duration::from_secs(2));
+    assert_eq!(pair.link(), None);
+    pair.lose_power(0);
+    pair.restart(0);
+    assert_eq!(pair.status(0).disk, DiskState::Consistent);
 }

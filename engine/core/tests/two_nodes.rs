@@ -5,7 +5,7 @@ mod pair;
 
 use evenkeel_core::{
     generation::view::Replies,
-    ids::{Generation, GenerationId},
+    ids::{Generation, GenerationId, Sequence},
     volume::{
         DiskState, Replication, Role,
         io::{Channel, ClientOperation, Event, RequestError, RequestOutcome, ZeroMode},
@@ -255,4 +255,30 @@ fn heads_are_all_taken(last_first: bool) {
     });
     let ancestors = told.expect("it reports").history.ancestors().to_vec();
     assert_eq!(ancestors.first(), Some(&offered[0]));
+}
+
+/// What a peer asks for and is not answered yet takes memory here: it is limited, whatever the peer does.
+#[test]
+fn a_target_that_asks_for_more_than_it_can_take_is_left() {
+    let mut pair = in_sync_pair();
+    pair.disconnect();
+    assert_eq!(pair.write(0, 0, &[1; 4096], false), Ok(RequestOutcome::Done));
+    assert_eq!(pair.command(1, OperatorCommand::PauseResync(true)), OperatorAnswer::Done);
+    pair.connect();
+    pair.hold(0, Held::Data);
+    let (peer, link) = (pair.peer(), pair.link().unwrap());
+    let pull = |id: u64| {
+        let (span, after) = (ByteSpan { offset: 0, len: 4096 }, Sequence::ZERO);
+        let frame = Frame::Pull { id, span, after, digests: Vec::new() };
+        (0, Event::Frame { peer, link, channel: Channel::Resync, frame })
+    };
+    pair.may_fail = true;
+    pair.deliver((0..64).map(pull).collect());
+    assert_eq!(pair.link(), Some(link));
+    pair.deliver(vec![pull(64)]);
+    assert_eq!(pair.link(), None);
+    pair.release(0, Held::Data);
+    assert_eq!(pair.command(1, OperatorCommand::PauseResync(false)), OperatorAnswer::Done);
+    pair.connect();
+    assert_eq!(pair.data(0), pair.data(1));
 }

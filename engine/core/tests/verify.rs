@@ -2,10 +2,14 @@
 
 mod pair;
 
-use evenkeel_core::volume::{
-    io::RequestOutcome,
-    operator::{OperatorAnswer, OperatorCommand},
-    span::ByteSpan,
+use evenkeel_core::{
+    ids::PeerIndex,
+    volume::{
+        io::{Channel, Event, RequestOutcome},
+        operator::{OperatorAnswer, OperatorCommand},
+        span::ByteSpan,
+        wire::Frame,
+    },
 };
 use pair::{Fail, Held, Pair, Settings};
 
@@ -14,7 +18,7 @@ fn primary() -> Pair {
 }
 
 fn verify(repair: bool) -> OperatorCommand {
-    OperatorCommand::Verify { peer: evenkeel_core::ids::PeerIndex::FIRST, repair }
+    OperatorCommand::Verify { peer: PeerIndex::FIRST, repair }
 }
 
 /// The answer when the blocks at these offsets differ.
@@ -71,4 +75,34 @@ fn answers_to_a_verify_that_ended_early_count_for_no_later_one() {
         assert_eq!(pair.link(), link, "and nobody was taken for a liar");
         assert!(pair.data(0) == pair.data(1));
     }
+}
+
+/// What was not written is not called repaired.
+#[test]
+fn a_repair_that_comes_after_the_role_has_ended_is_refused() {
+    let mut pair = primary();
+    pair.change_behind(1, 4096, &[9]);
+    pair.limit_frames(0, 0);
+    let command = pair.begin_command(0, verify(true));
+    let secondary = pair.begin_command(0, OperatorCommand::Secondary { force: true });
+    pair.unlimit_frames();
+    assert_eq!(pair.answer(secondary), Some(OperatorAnswer::Done));
+    assert!(matches!(pair.answer(command), Some(OperatorAnswer::Refused(_))));
+    assert_eq!(pair.data(1)[4096], 9);
+}
+
+/// A peer that answers with blocks that it was not asked for costs its link, and hinders no write later.
+#[test]
+fn an_answer_about_other_blocks_ends_the_link_and_leaves_no_fence() {
+    let mut pair = primary();
+    pair.hold(1, Held::Data);
+    let command = pair.begin_command(0, verify(true));
+    let (peer, link) = (PeerIndex::FIRST, pair.link().unwrap());
+    pair.may_fail = true;
+    let frame = Frame::Compared { id: 0, differing: vec![16] };
+    pair.deliver(vec![(0, Event::Frame { peer, link, channel: Channel::Resync, frame })]);
+    assert!(matches!(pair.answer(command), Some(OperatorAnswer::Refused(_))));
+    assert_eq!(pair.link(), None);
+    pair.release(1, Held::Data);
+    assert_eq!(pair.write(0, 0, &[1; 65536], false), Ok(RequestOutcome::Done), "where the check was");
 }

@@ -94,6 +94,16 @@ impl Standing {
         }
     }
 
+    /// Whether the peer is at a generation before our head: it was not in sync any more when that began, and no resync
+    /// into it has begun since.
+    #[must_use]
+    pub fn is_before(self, head: GenerationId) -> bool {
+        match self {
+            Self::Never | Self::InSync => false,
+            Self::Behind(window) => window.offered != head,
+        }
+    }
+
     /// The window that [`History::push`] must keep, if any.
     #[must_use]
     pub fn window(self) -> Option<Window> {

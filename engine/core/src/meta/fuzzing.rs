@@ -5,7 +5,7 @@
 
 use super::{
     activity_log::{self, ActivityLog, Hold, PieceId},
-    dirty_bitmap::{self, DirtyBitmap, FlushScope, Loader, runs::DirtyRuns},
+    dirty_bitmap::{DirtyBitmap, FlushScope, Loader},
     geometry::Geometry,
     header::CopyId,
     layout::{Layout, PAGE_BYTES, REGIONS_START, SUPERBLOCK_BYTES},
@@ -185,22 +185,6 @@ pub fn dirty_bitmaps(data: &[u8]) {
     bitmap.flushed();
 }
 
-/// A batch of runs from a peer.
-///
-/// # Panics
-/// If what was accepted is not what would be sent.
-pub fn dirty_runs(data: &[u8]) {
-    let Ok(runs) = DirtyRuns::decode(data) else { return };
-    assert_eq!(runs.encode(), data, "one batch has one form");
-    assert!(runs.iter().count() <= dirty_bitmap::runs::MAX_RUNS);
-    let layout = layout();
-    let region = layout.bitmap(peer()).expect("the layout has two bitmaps");
-    let mut bitmap = DirtyBitmap::clean(*layout.geometry(), region, NODE, peer());
-    if bitmap.import(&runs, Sequence(1)).is_ok() {
-        assert_eq!(bitmap.export(runs.covers().start).iter().count(), runs.iter().count());
-    }
-}
-
 /// Dump and check of a file that is any bytes, and of a good one of which a page was patched.
 ///
 /// # Panics
@@ -271,15 +255,11 @@ mod tests {
         fn any_dirty_bitmaps(data in bytes()) { dirty_bitmaps(&data); }
         #[test]
         fn any_reports(data in bytes()) { reports(&data); }
-        #[test]
-        fn any_dirty_runs(data in proptest::collection::vec(prop_oneof![0u8..4, any::<u8>()], 0..40)) {
-            dirty_runs(&data);
-        }
     }
 
     #[test]
     fn nothing_at_all() {
-        for run in [superblocks, activity_logs, dirty_bitmaps, dirty_runs, reports] {
+        for run in [superblocks, activity_logs, dirty_bitmaps, reports] {
             run(&[]);
         }
     }

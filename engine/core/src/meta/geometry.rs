@@ -240,27 +240,6 @@ impl Geometry {
         self.slots / PIECE_SHARE
     }
 
-    /// Splits a request so that each piece needs at most 1/8 of the slots (design D9). Nearly every request is
-    /// one piece; pieces end at an extent's end.
-    ///
-    /// # Panics
-    /// As [`Self::extents_of`].
-    pub fn pieces(&self, bytes: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-        self.assert_on_volume(&bytes);
-        let extent = u64::from(self.extent_bytes);
-        let most = u64::from(self.extents_per_piece());
-        let mut rest = bytes;
-        std::iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
-            }
-            let end = rest.end.min((rest.start / extent + most) * extent);
-            let piece = rest.start..end;
-            rest.start = end;
-            Some(piece)
-        })
-    }
-
     fn assert_on_volume(&self, bytes: &Range<u64>) {
         assert!(
             bytes.start < bytes.end && bytes.end <= self.size_bytes,
@@ -328,19 +307,6 @@ mod tests {
                 prop_assert_eq!(touched.contains(&block), overlaps);
                 prop_assert_eq!(covered.contains(&block), inside);
             }
-        }
-
-        /// D9: pieces are small, in order, and together the request.
-        #[test]
-        fn d9_pieces_need_an_eighth_of_the_slots(start in 0u64..64 * MIB, len in 1u64..64 * MIB, slots in 16u32..80) {
-            let geometry = Geometry::new(128 * MIB, 4096, 1 << 18, slots).unwrap();
-            let mut at = start;
-            for piece in geometry.pieces(start..start + len) {
-                prop_assert_eq!(piece.start, at);
-                prop_assert!(geometry.extents_of(&piece).count() <= slots / 8);
-                at = piece.end;
-            }
-            prop_assert_eq!(at, start + len);
         }
     }
 }

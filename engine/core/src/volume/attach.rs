@@ -301,7 +301,7 @@ impl Volume {
 
     /// Takes account of what the last run left, before anything of it is overwritten.
     fn begin_run(&mut self, files: FileFacts, may_be_old: bool, both_good: bool) -> Left {
-        let run = self.run;
+        let (run, peers) = (self.run, self.peers.len());
         let store = self.store_mut();
         let superblock = store.superblock();
         let flags = superblock.flags;
@@ -324,9 +324,14 @@ impl Volume {
             store.raise_term(term);
         }
         let lost = store.evidence().power == Power::Lost;
+        let others_are_old = PeerIndex::all().take(peers).all(|peer| store.is_known_to_be_old(peer));
         let left = Left {
             may_resume: flags.crashed_primary && same_boot && !lost && recently && both_good,
-            sure: both_good && flags.was_up_to_date && flags.entitled && (clean || same_boot) && !lost,
+            // What a power loss took from this copy nobody has, if all others are older than its head.
+            sure: both_good
+                && flags.was_up_to_date
+                && flags.entitled
+                && ((clean || same_boot) && !lost || others_are_old),
         };
         if may_be_old {
             // As a disk that was set back (D6): never a source, compared whole.

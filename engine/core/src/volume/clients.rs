@@ -16,6 +16,7 @@ use super::{
     slab::Key,
     span::ByteSpan,
     status::Suspended,
+    verify::REPAIR_CLIENT,
     volume::Volume,
     write_log::{Place, Places},
 };
@@ -59,6 +60,12 @@ impl Volume {
         self.role == Role::Primary || self.is_retaking_role()
     }
 
+    /// Whether clients may be told what is written and read here: a deposed primary only keeps its role until that is
+    /// recorded (G10).
+    pub(crate) fn serves(&self) -> bool {
+        self.role == Role::Primary && self.suspended != Some(Suspended::Deposed)
+    }
+
     /// Fails everything that waits.
     pub(crate) fn fail_waiting(&mut self, error: RequestError) {
         while let Some(waiting) = self.waiting.pop_front() {
@@ -70,9 +77,10 @@ impl Volume {
     pub(crate) fn fail_overdue(&mut self) -> Option<Timestamp> {
         let next_waiting = self.fail_overdue_waiting();
         let next_withheld = self.fail_overdue_withheld();
+        let next_blocked = self.fail_overdue_blocked_reads();
         let next_flush = self.fail_overdue_flushes();
         let next_read = self.fail_overdue_reads();
-        [next_waiting, next_withheld, next_flush, next_read].into_iter().flatten().min()
+        [next_waiting, next_withheld, next_blocked, next_flush, next_read].into_iter().flatten().min()
     }
 
     /// The same for what was admitted and whose answer is withheld. It stays where it was written; only nobody
@@ -86,7 +94,7 @@ impl Volume {
         let held: Vec<(Key, Timestamp)> = self
             .requests
             .iter()
-            .filter(|(_, request)| !request.answered)
+            .filter(|(_, request)| !request.answered && request.client != REPAIR_CLIENT)
             .map(|(key, request)| (key, request.since.after(hold)))
             .collect();
         for (key, until) in held {
@@ -101,6 +109,34 @@ impl Volume {
             self.reply(client, id, Err(RequestError::Io));
         }
         self.give_up_answered();
+        next
+    }
+
+    /// The same for reads that wait in the range lock for such a write (W3): it stays there as long as it is withheld.
+    fn fail_overdue_blocked_reads(&mut self) -> Option<Timestamp> {
+        if !self.withholds_answers() {
+            return None;
+        }
+        let (hold, now) = (self.config.hold, self.now);
+        let mut next = None;
+        let mut overdue = Vec::new();
+        for (key, operation) in self.operations.iter() {
+            let Kind::ClientRead { since, .. } = operation.kind else { continue };
+            let until = since.after(hold);
+            if self.lock.is_held(operation.lock) {
+                // The disk answers it.
+            } else if until <= now {
+                overdue.push(key);
+            } else {
+                next = Some(next.map_or(until, |next: Timestamp| next.min(until)));
+            }
+        }
+        for key in overdue {
+            let Kind::ClientRead { client, id, .. } = self.leave(key).kind else {
+                panic!("only reads were looked for")
+            };
+            self.reply(client, id, Err(RequestError::Io));
+        }
         next
     }
 
@@ -261,7 +297,7 @@ impl Volume {
 
     /// A piece is let through: issues it if its extents are hot, else asks for them.
     pub(crate) fn begin_client_write(&mut self, key: Key, span: ByteSpan) {
-        if self.role != Role::Primary || self.suspended == Some(Suspended::Deposed) {
+        if !self.serves() {
             self.fail_piece(key);
             return;
         }
@@ -283,7 +319,7 @@ impl Volume {
             }
             return;
         }
-        if self.role != Role::Primary || self.suspended == Some(Suspended::Deposed) {
+        if !self.serves() {
             self.give_up(key);
             return;
         }
@@ -452,8 +488,8 @@ impl Volume {
         self.inflight_bytes -= request.bytes;
         let stays = self.role == Role::Primary && !self.is_demoting();
         let error = if stays { RequestError::Io } else { RequestError::Shutdown };
-        if request.client == super::verify::REPAIR_CLIENT {
-            self.on_repaired(request.id);
+        if request.client == REPAIR_CLIENT {
+            self.on_repaired(request.id, request.failed);
             return;
         }
         if request.answered {

@@ -156,7 +156,7 @@ impl Volume {
             self.parked.push_front(key);
         }
         self.store_mut().end_session(host);
-        self.ask_reads_again();
+        self.ask_reads_again(host);
         if !complete {
             // Protocol A: a write was answered from the own disk before it failed, and the host never got it.
             self.step_down();

@@ -14,6 +14,7 @@ use super::{
     disk_failure::Failure,
     io::{Action, Channel, ClientId, DiskError, RequestError, RequestId, RequestOutcome},
     operation::Purpose,
+    peer::Session,
     volume::Volume,
     wire::Frame,
     write_log::Place,
@@ -105,9 +106,11 @@ impl Volume {
         }
     }
 
-    /// Whether a peer has been asked for a flush that it has not reported.
+    /// Whether a peer has been asked for a flush that it has not reported. Not only clients wait for one: also the
+    /// activity log when it is full, and whoever leaves the role.
     pub(crate) fn owes_flush(&self, peer: PeerIndex) -> bool {
-        self.flushes.waiting.front().is_some_and(|first| self.log.stable_to(Place::Peer(peer)) < first.upto)
+        let Session::Leading(leading) = self.session(peer) else { return false };
+        self.log.stable_to(Place::Peer(peer)) < leading.flush_asked
     }
 
     fn is_stable_where_it_counts(&self, upto: Sequence) -> bool {

@@ -20,7 +20,6 @@ use std::time::Duration;
 use super::{
     Role,
     io::{Action, Channel, ClientId, RequestError, RequestId, RequestOutcome},
-    status::Suspended,
     volume::{Stage, Volume},
     wire::Frame,
 };
@@ -124,7 +123,7 @@ impl Volume {
         if !self.confirming.is_empty() {
             return;
         }
-        let serves = self.role == Role::Primary && self.suspended != Some(Suspended::Deposed);
+        let serves = self.serves();
         for WithheldRead { client, id, outcome } in std::mem::take(&mut self.withheld_reads) {
             self.reply(client, id, if serves { Ok(outcome) } else { Err(RequestError::Shutdown) });
         }

@@ -302,7 +302,7 @@ impl Volume {
         self.on_yield_peer_gone(peer);
         self.on_discard_peer_gone(peer);
         self.on_growing_peer_gone(peer);
-        self.ask_reads_again();
+        self.ask_reads_again(peer);
         if self.is_diskless() {
             return;
         }

@@ -16,7 +16,7 @@ use super::{
     DiskState, Role,
     io::{Channel, Notice},
     operator::Discard,
-    peer::{Session, Starting, Told},
+    peer::{Peer, Session, Starting, Told},
     status::Suspended,
     stranger::Stranger,
     volume::{Broken, Volume},
@@ -368,7 +368,11 @@ impl Volume {
             return;
         }
         // One that goes on without us, or leaves, vouches for nothing any more.
-        let all_met = self.peers.iter().all(|peer| peer.is_in_sync() && !peer.leaving);
+        let is_old = |peer: &Peer| peer.link.is_none() && self.store().is_known_to_be_old(peer.index);
+        let all_met = self
+            .peers
+            .iter()
+            .all(|peer| peer.is_in_sync() && !peer.leaving || flags.entitled && is_old(peer));
         let follows_primary = self.peers.iter().any(|peer| {
             matches!(&peer.session, Session::Following(following) if following.in_sync() && !peer.leaving)
                 && peer.told.is_some_and(|told| told.role == Role::Primary)

@@ -28,9 +28,11 @@ use crate::ids::{PeerIndex, Sequence};
 pub(crate) struct Leading {
     pub(crate) phase: Phase,
     /// Up to where the peer was asked to flush.
-    flush_asked: Sequence,
+    pub(crate) flush_asked: Sequence,
     /// How far the resync is, if blocks are copied.
     pub(crate) progress: Option<Progress>,
+    /// Questions of the peer's resync that wait for their answer.
+    pub(crate) pulls: usize,
     /// Comparisons that the peer was asked for by a verify that has ended: their answers are still to come.
     pub(crate) given_up: Vec<CheckId>,
 }
@@ -50,7 +52,7 @@ pub(crate) enum Phase {
 
 impl Leading {
     pub(crate) fn new(phase: Phase, from: Sequence, progress: Option<Progress>) -> Self {
-        Self { phase, flush_asked: from, progress, given_up: Vec::new() }
+        Self { phase, flush_asked: from, progress, pulls: 0, given_up: Vec::new() }
     }
 
     /// Whether answers wait for the peer.
@@ -96,6 +98,7 @@ impl Volume {
             self.store_mut().begin_session(peer, link);
         }
         self.peer_mut(peer).session = Session::Leading(Box::new(Leading::new(phase, from, progress)));
+        self.ask_reads_again(peer);
         self.send(peer, Channel::Data, Frame::Start(from));
         let replication = self.peer(peer).replication();
         self.notice(Notice::Peer(peer, replication));

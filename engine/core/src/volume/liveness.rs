@@ -198,7 +198,10 @@ impl Volume {
             let place = Place::Peer(peer);
             let counted = self.peer(peer).is_counted();
             let progress = self.log.applied_to(place).0 + self.log.stable_to(place).0;
-            let owes = counted && (self.log.applied_to(place) < self.log.issued() || self.owes_flush(peer));
+            // One that is to be dropped owes its word that it is durably old (P1).
+            let parting = !self.peer(peer).allowed;
+            let owes = counted
+                && (parting || self.log.applied_to(place) < self.log.issued() || self.owes_flush(peer));
             let now = self.now;
             let state = self.peer_mut(peer);
             if !owes {

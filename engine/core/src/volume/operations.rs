@@ -139,11 +139,12 @@ impl Volume {
 
     /// A read of an operation ended.
     pub(crate) fn on_operation_read(&mut self, key: Key, result: Result<Bytes, DiskError>) {
-        let operation = self.operations.get_mut(key).expect("an operation outlives its disk action");
-        let (span, serves) = (operation.span, self.role == super::Role::Primary);
+        let span = self.operations.get_mut(key).expect("an operation outlives its disk action").span;
         if result.is_err() {
             self.out.push(Action::Notice(Notice::Unreadable(span)));
         }
+        let serves = self.serves();
+        let operation = self.operations.get_mut(key).expect("an operation outlives its disk action");
         match operation.kind {
             Kind::Check { .. } => {
                 self.on_check_read(key, result);
@@ -163,9 +164,9 @@ impl Volume {
         let operation = self.leave(key);
         match operation.kind {
             Kind::ClientRead { client, id, since } => {
-                // A read that was overtaken by the loss of the role says nothing about the newest data.
+                // A read that was overtaken by the loss of the role says nothing about the newest data (G10).
                 let result = match result {
-                    Ok(_) if self.role != super::Role::Primary => Err(RequestError::Shutdown),
+                    _ if !serves => Err(RequestError::Shutdown),
                     Ok(data) => {
                         let now = self.now;
                         self.pace.courtesy.answered(now, since);

@@ -180,6 +180,13 @@ impl RangeLock {
         (LockId(id), blockers == 0)
     }
 
+    /// Whether an operation waits for nobody any more.
+    pub(crate) fn is_held(&self, id: LockId) -> bool {
+        let entry = &self.entries[id.0 as usize];
+        assert!(entry.used, "only what is in the lock is held");
+        entry.blockers == 0
+    }
+
     /// Removes an operation, held or waiting, and appends to `held` the owners of those that were waiting for
     /// it alone.
     pub(crate) fn leave(&mut self, id: LockId, held: &mut VecDeque<Key>) {

@@ -16,13 +16,11 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{
-    Role,
     clients::PIECE_BYTES_MAX,
     io::{Action, Area, Channel, DiskError, LinkId, RequestError, RequestOutcome},
     operation::{Kind, Purpose},
     slab::Key,
     span::ByteSpan,
-    status::Suspended,
     volume::{Broken, Volume},
     wire::Frame,
 };
@@ -36,8 +34,16 @@ const FETCHES_MAX: usize = 64;
 pub(crate) struct RemoteReads {
     reads: Vec<RemoteRead>,
     waiting: VecDeque<Part>,
-    asked: Vec<(u64, Part)>,
+    asked: Vec<Asked>,
     next_id: u64,
+}
+
+/// What a peer was asked for. It counts until it is answered, whoever still waits for it: the peer counts too.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    id: u64,
+    peer: PeerIndex,
+    part: Part,
 }
 
 /// A client's read.
@@ -89,7 +95,7 @@ impl Volume {
         if self.remote_reads.reads.is_empty() {
             return;
         }
-        if self.role != Role::Primary || self.suspended == Some(Suspended::Deposed) {
+        if !self.serves() {
             self.fail_remote_reads(RequestError::Shutdown);
             return;
         }
@@ -103,12 +109,12 @@ impl Volume {
         if self.is_diskless() && self.suspended.is_some() {
             return;
         }
-        while self.remote_reads.asked.len() < FETCHES_MAX
+        while self.remote_reads.asked.iter().filter(|asked| asked.peer == peer).count() < FETCHES_MAX
             && let Some(part) = self.remote_reads.waiting.pop_front()
         {
             let id = self.remote_reads.next_id;
             self.remote_reads.next_id += 1;
-            self.remote_reads.asked.push((id, part));
+            self.remote_reads.asked.push(Asked { id, peer, part });
             let after = self.log.issued();
             self.send(peer, Channel::Data, Frame::Fetch { id, span: part.span, after });
         }
@@ -125,7 +131,6 @@ impl Volume {
         let reads = &mut self.remote_reads;
         reads.reads.retain(|read| read.operation != key);
         reads.waiting.retain(|part| part.operation != key);
-        reads.asked.retain(|(_, part)| part.operation != key);
         let operation = self.leave(key);
         let Kind::ClientRead { client, id, .. } = operation.kind else {
             panic!("only clients read remotely")
@@ -147,17 +152,25 @@ impl Volume {
     ) -> Result<(), Broken> {
         self.leading_mut(peer)?;
         let reads = &mut self.remote_reads;
-        // One that was given up meanwhile is not known any more.
-        let Some(place) = reads.asked.iter().position(|(asked, _)| *asked == id) else { return Ok(()) };
-        let (_, part) = reads.asked.swap_remove(place);
-        let read = reads.reads.iter_mut().find(|read| read.operation == part.operation);
-        let read = read.expect("a part belongs to a read");
+        // An answer of a session before this one is not waited for any more.
+        let Some(place) = reads.asked.iter().position(|asked| asked.id == id && asked.peer == peer) else {
+            return Ok(());
+        };
+        let part = reads.asked[place].part;
+        if payload.as_ref().is_some_and(|payload| payload.len() as u64 != part.span.len) {
+            // It stays with what is asked for again, elsewhere or on the next link.
+            return Err(Broken("read bytes of the wrong length"));
+        }
+        reads.asked.swap_remove(place);
+        // The read was given up meanwhile.
+        let Some(read) = reads.reads.iter_mut().find(|read| read.operation == part.operation) else {
+            return Ok(());
+        };
         match payload {
-            Some(payload) if payload.len() as u64 == part.span.len => {
+            Some(payload) => {
                 read.parts.push((part.span.offset, payload));
                 read.missing -= 1;
             }
-            Some(_) => return Err(Broken("read bytes of the wrong length")),
             None => {
                 self.end_remote_read(part.operation, Err(RequestError::Io));
                 return Ok(());
@@ -178,12 +191,16 @@ impl Volume {
         Ok(())
     }
 
-    /// The peer is gone: what it was asked for is asked for again when it, or another, is there.
-    pub(crate) fn ask_reads_again(&mut self) {
+    /// The session with the peer is over: what it was asked for is asked for again when it, or another, is there.
+    pub(crate) fn ask_reads_again(&mut self, peer: PeerIndex) {
         let reads = &mut self.remote_reads;
-        let asked = std::mem::take(&mut reads.asked);
-        for (_, part) in asked.into_iter().rev() {
-            reads.waiting.push_front(part);
+        let (lost, left) = reads.asked.iter().partition(|asked| asked.peer == peer);
+        reads.asked = left;
+        let lost: Vec<Asked> = lost;
+        for Asked { part, .. } in lost.into_iter().rev() {
+            if reads.reads.iter().any(|read| read.operation == part.operation) {
+                reads.waiting.push_front(part);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{DiskState, Replication, Role, Stranger};
 use crate::{
     generation::verdict::Verdict,
-    ids::{Generation, NodeId, PeerIndex, Sequence, Term, Timestamp},
+    ids::{Generation, NodeId, PeerIndex, Term, Timestamp},
 };
 
 /// What a volume is at one moment.
@@ -28,8 +28,6 @@ pub struct Status {
     pub resuming: bool,
     /// Why I/O is held, if it is.
     pub suspended: Option<Suspended>,
-    /// The last write issued (primary) or applied in order (secondary).
-    pub sequence: Sequence,
     /// What clients have done in this run.
     pub io: IoCounters,
     /// The operator holds resyncs still.

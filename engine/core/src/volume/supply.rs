@@ -26,6 +26,9 @@ use crate::{
 /// The longest span that a peer may ask for at once.
 const PULL_BYTES_LIMIT: u64 = 1 << 20;
 
+/// Questions of one peer that may wait for their answer; a target has 16 under way, and some of a resync that it has broken off.
+const PULLS_OPEN_MAX: usize = 64;
+
 /// The checksum by which a block of the target is compared with the source's.
 pub(crate) fn digest(block: &[u8]) -> u128 {
     xxh3_128(block)
@@ -73,6 +76,11 @@ impl Volume {
         if after > read_at {
             return Err(Broken("a pull from the future"));
         }
+        let leading = self.leading_mut(peer)?;
+        if leading.pulls >= PULLS_OPEN_MAX {
+            return Err(Broken("too many pulls at once"));
+        }
+        leading.pulls += 1;
         let link = self.peer(peer).link.expect("a frame came on it");
         self.pace_pull(HeldPull { peer, link, pull, span, digests });
         Ok(())
@@ -118,6 +126,8 @@ impl Volume {
             });
         }
         let Ok(leading) = self.leading_mut(peer) else { return };
+        // It may have been asked for in a session before this one.
+        leading.pulls = leading.pulls.saturating_sub(1);
         if let Some(progress) = &mut leading.progress {
             progress.compared(span.len, moved);
         }

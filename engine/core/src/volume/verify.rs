@@ -232,13 +232,15 @@ impl Volume {
         else {
             return Err(Broken("a comparison that was not asked for"));
         };
+        let span = verify.checks[place].span;
+        if differing.iter().any(|&block| u64::from(block) * block_bytes >= span.len) {
+            // The check stays: it leaves the lock when the verify ends, as the link does now.
+            return Err(Broken("a comparison of blocks that were not asked for"));
+        }
         let check = verify.checks.swap_remove(place);
         verify.compared_bytes += check.span.len;
         for &block in differing {
             let offset = check.span.offset + u64::from(block) * block_bytes;
-            if offset >= check.span.end() {
-                return Err(Broken("a comparison of blocks that were not asked for"));
-            }
             let len = block_bytes.min(check.span.end() - offset);
             verify.differing_bytes += len;
             if verify.differing.len() < NAMED_SPANS_MAX {
@@ -251,7 +253,6 @@ impl Volume {
         }
         verify.checks.push(Check { data: None, ..check });
         let content = Content::Data(check.data.expect("it was looked for"));
-        let span = check.span;
         let request = self.requests.insert(Request {
             client: REPAIR_CLIENT,
             id: RequestId(id),
@@ -267,10 +268,13 @@ impl Volume {
         Ok(())
     }
 
-    /// A repair was acknowledged by the peer, or failed with everything else.
-    pub(crate) fn on_repaired(&mut self, id: RequestId) {
-        if let Some(verify) = &mut self.verify {
-            verify.checks.retain(|check| check.id != id.0);
+    /// A repair was acknowledged by the peer, or failed because this node does not lead any more.
+    pub(crate) fn on_repaired(&mut self, id: RequestId, failed: bool) {
+        let Some(verify) = &mut self.verify else { return };
+        let before = verify.checks.len();
+        verify.checks.retain(|check| check.id != id.0);
+        if failed && verify.checks.len() < before {
+            self.end_verify(Err("this node left its role before everything was repaired"));
         }
     }
 

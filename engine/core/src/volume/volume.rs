@@ -565,7 +565,6 @@ impl Volume {
             entitled: store.is_some_and(Store::is_entitled),
             resuming: self.is_retaking_role(),
             suspended: self.suspended,
-            sequence: self.log.issued(),
             io: IoCounters { held: self.held(), ..self.io },
             resync_paused: self.resync_paused,
             last_resync: self.last_resync,

@@ -62,8 +62,8 @@ pub(crate) struct Pair {
     replies: BTreeMap<u64, Result<RequestOutcome, RequestError>>,
     answers: BTreeMap<u64, OperatorAnswer>,
     settings: Settings,
-    /// A disk was made to fail.
-    may_fail: bool,
+    /// A disk was made to fail, or a peer to say what it should not.
+    pub(crate) may_fail: bool,
     /// Actions of these parts of a node's disk wait in `late`.
     held: Vec<(usize, Held)>,
     late: Vec<(usize, Held, Action)>,

@@ -1,7 +1,7 @@
 //! What a node is at one moment: everything that `evenkeel status` shows (design section 8).
 
 use evenkeel_core::{
-    ids::{GenerationId, Sequence},
+    ids::GenerationId,
     volume::{
         DiskState, Replication, Role,
         config::Protocol,
@@ -48,8 +48,6 @@ pub struct VolumeStatus {
     pub resuming: bool,
     /// Why I/O is held, if it is.
     pub suspended: Option<Suspended>,
-    /// The last write issued (primary) or applied in order (secondary), in this run.
-    pub sequence: Sequence,
     /// What clients did in this run, and what is held now.
     pub io: IoCounters,
     /// The operator holds resyncs still.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use evenkeel_core::{
     generation::verdict::{Names, Verdict},
-    ids::{PeerIndex, Sequence, Timestamp},
+    ids::{PeerIndex, Timestamp},
     volume::{
         DiskState, Replication, Role, Stranger,
         status::{Branch, IoCounters, Parted, PeerStatus as CorePeer, ResyncProgress, Status, Suspended},
@@ -83,7 +83,6 @@ fn closed_status(settings: &VolumeSettings, problem: Problem) -> VolumeStatus {
         protocol: settings.protocol,
         resuming: false,
         suspended: None,
-        sequence: Sequence::ZERO,
         io: IoCounters::default(),
         resync_paused: false,
         last_resync: None,
@@ -113,7 +112,6 @@ fn open_status(
         protocol: settings.protocol,
         resuming: core.resuming,
         suspended: core.suspended,
-        sequence: core.sequence,
         io: core.io,
         resync_paused: core.resync_paused,
         last_resync: core.last_resync.map(|last| LastResync {

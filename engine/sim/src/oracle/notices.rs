@@ -139,10 +139,7 @@ fn peer_difference(peer: &PeerStatus, told: Told) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evenkeel_core::{
-        ids::{PeerIndex, Sequence},
-        volume::status::IoCounters,
-    };
+    use evenkeel_core::{ids::PeerIndex, volume::status::IoCounters};
 
     fn status(replication: Replication) -> Status {
         let peer = PeerStatus {
@@ -169,7 +166,6 @@ mod tests {
             entitled: false,
             resuming: false,
             suspended: None,
-            sequence: Sequence(0),
             io: IoCounters::default(),
             resync_paused: false,
             last_resync: None,

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use evenkeel_core::{
-    ids::{AttachCounter, NodeId, PeerIndex, Sequence, Term, Timestamp},
+    ids::{AttachCounter, NodeId, PeerIndex, Term, Timestamp},
     volume::{
         DiskState, Replication, Role,
         config::{RunInfo, VolumeConfig},
@@ -576,7 +576,6 @@ impl Engine for Toy {
             entitled: self.record.active,
             resuming: false,
             suspended: alone.then_some(Suspended::NewGeneration),
-            sequence: Sequence(self.sequence),
             io: IoCounters::default(),
             resync_paused: false,
             last_resync: None,

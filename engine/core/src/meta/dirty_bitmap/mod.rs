@@ -27,7 +27,6 @@ mod flush;
 mod growth;
 mod load;
 pub mod page;
-pub mod runs;
 #[cfg(test)]
 mod tests;
 
@@ -37,11 +36,7 @@ pub use flush::FlushScope;
 pub use growth::Move;
 pub use load::{LoadReport, Loader};
 
-use self::{
-    bits::Bits,
-    page::BLOCKS_PER_PAGE,
-    runs::{DirtyRuns, MAX_RUNS},
-};
+use self::{bits::Bits, page::BLOCKS_PER_PAGE};
 use super::{
     geometry::Geometry,
     layout::Region,
@@ -163,23 +158,6 @@ impl DirtyBitmap {
         self.set_blocks(0..self.geometry.blocks(), at);
     }
 
-    /// The peer lacks everything that `other` names too (design G7).
-    ///
-    /// # Panics
-    /// If the bitmaps are of volumes that are divided differently.
-    pub fn union_with(&mut self, other: &Self, at: Sequence) {
-        assert_eq!(
-            (self.geometry.size_bytes(), self.geometry.block_bytes()),
-            (other.geometry.size_bytes(), other.geometry.block_bytes()),
-            "bitmaps of one division"
-        );
-        let mut from = BlockIndex(0);
-        while let Some(run) = other.next_dirty(from, u64::MAX) {
-            from = run.end;
-            self.set_blocks(run.start.0..run.end.0, at);
-        }
-    }
-
     /// Proofs are taken from this session on, until another begins (design D11).
     pub fn begin_session(&mut self, session: SessionId) {
         self.session = Some(session);
@@ -263,35 +241,6 @@ impl DirtyBitmap {
             })
             .unwrap_or(limit);
         Some(BlockIndex(start)..BlockIndex(end))
-    }
-
-    /// What the peer lacks from `from` on, as runs for the exchange of bitmaps: at most [`MAX_RUNS`]. The next call
-    /// goes on at the result's `until`, up to the number of blocks.
-    #[must_use]
-    pub fn export(&self, from: BlockIndex) -> DirtyRuns {
-        let all = BlockIndex(self.geometry.blocks());
-        let mut runs = Vec::new();
-        let mut at = from.min(all);
-        while let Some(run) = self.next_dirty(at, u64::MAX) {
-            at = run.end;
-            runs.push(run);
-            if runs.len() == MAX_RUNS {
-                return DirtyRuns::new(from.min(all)..at, runs);
-            }
-        }
-        DirtyRuns::new(from.min(all)..all, runs)
-    }
-
-    /// The peer lacks what these runs name too; returns how many blocks it did not lack before.
-    ///
-    /// # Errors
-    /// If they are of a volume with more blocks; then nothing was set.
-    pub fn import(&mut self, runs: &DirtyRuns, at: Sequence) -> Result<u64, runs::RunsError> {
-        let blocks = self.geometry.blocks();
-        if runs.covers().end.0 > blocks {
-            return Err(runs::RunsError::BeyondVolume { until: runs.covers().end.0, blocks });
-        }
-        Ok(runs.iter().map(|run| self.set_blocks(run.start.0..run.end.0, at)).sum())
     }
 
     /// Bytes of the table of pages.

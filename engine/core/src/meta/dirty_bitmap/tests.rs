@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{page::WORDS, runs::RunsError, *};
+use super::{page::WORDS, *};
 use crate::ids::COUNTER_END;
 use crate::meta::{
     crash::{Medium, every_crash},
@@ -287,54 +287,6 @@ fn d3_damaged_pages_are_dirty() {
 
 fn write(region: Region, bytes: impl Into<bytes::Bytes>) -> MetaWrite {
     MetaWrite { offset: region.page_at(2), bytes: bytes.into() }
-}
-
-#[test]
-fn runs_are_bounded_and_go_on() {
-    let mut rig = Rig::new(SMALL);
-    for block in (0..2 * BLOCKS_PER_PAGE).step_by(3) {
-        rig.bitmap.set(&(block * BLOCK..block * BLOCK + 1), Sequence(1));
-    }
-    let mut other = Rig::new(SMALL).bitmap;
-    let (mut at, mut batches) = (BlockIndex(0), 0);
-    while at.0 < rig.layout.geometry().blocks() {
-        let batch = rig.bitmap.export(at);
-        let bytes = batch.encode();
-        assert!(bytes.len() <= runs::MAX_ENCODED_BYTES);
-        assert_eq!(DirtyRuns::decode(&bytes), Ok(batch.clone()));
-        assert_eq!(batch.covers().start, at);
-        at = batch.covers().end;
-        other.import(&batch, Sequence(1)).unwrap();
-        batches += 1;
-    }
-    assert_eq!(batches, 3);
-    assert_eq!(dirty(&other), dirty(&rig.bitmap));
-    let mut third = Rig::new(SMALL).bitmap;
-    third.set(&(0..3 * BLOCK), Sequence(1));
-    third.union_with(&other, Sequence(1));
-    assert_eq!(third.dirty_blocks(), other.dirty_blocks() + 2);
-}
-
-#[test]
-fn malformed_runs_are_refused() {
-    let decode = DirtyRuns::decode;
-    assert_eq!(decode(&[]), Err(RunsError::Malformed(0)));
-    assert_eq!(decode(&[0]), Err(RunsError::Malformed(1)));
-    assert_eq!(decode(&[0, 10, 1]), Err(RunsError::Malformed(3)));
-    assert_eq!(decode(&[0, 0x80]), Err(RunsError::Malformed(1)));
-    assert_eq!(decode(&[0, 0x80, 0]), Err(RunsError::Malformed(1)), "not the shortest form");
-    assert_eq!(decode(&[0xFF; 11]), Err(RunsError::Malformed(0)));
-    assert_eq!(decode(&[0, 10, 1, 0]), Err(RunsError::Disorder), "an empty run");
-    assert_eq!(decode(&[0, 10, 1, 2, 0, 2]), Err(RunsError::Disorder), "runs that touch");
-    assert_eq!(decode(&[0, 10, 1, 10]), Err(RunsError::Disorder), "beyond the batch");
-    let many: Vec<u8> =
-        [0, 0xFF, 0xFF, 0x7F].into_iter().chain(std::iter::repeat_n(1, 2 * (MAX_RUNS + 1))).collect();
-    assert_eq!(decode(&many), Err(RunsError::TooMany));
-    let mut bitmap = Rig::new(SMALL).bitmap;
-    let blocks = bitmap.geometry().blocks();
-    let beyond = DirtyRuns::new(BlockIndex(0)..BlockIndex(blocks + 1), Vec::new());
-    let error = bitmap.import(&beyond, Sequence(1));
-    assert_eq!(error, Err(RunsError::BeyondVolume { until: blocks + 1, blocks }));
 }
 
 /// What may happen to a bitmap, in any order. Ranges are in bytes.

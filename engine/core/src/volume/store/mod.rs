@@ -325,6 +325,17 @@ impl Store {
         }
     }
 
+    /// Whether the peer has itself confirmed that it is durably Outdated, and can have nothing of our head (P1). The
+    /// generation that was made without it is part of this: before that is stable, what was answered with the peer may
+    /// be in this node's cache alone, and the peer still have it.
+    ///
+    /// Only the node that is entitled may conclude anything from it: others may have filled the peer without this one.
+    pub(crate) fn is_known_to_be_old(&self, peer: PeerIndex) -> bool {
+        let Some(head) = self.head() else { return false };
+        self.record(peer)
+            .is_some_and(|record| record.outdated_confirmed && record.standing.is_before(head.id))
+    }
+
     pub(crate) fn note_attach_counter(&mut self, peer: PeerIndex, counter: AttachCounter) {
         if self.record(peer).is_some_and(|record| record.attach_counter_seen < counter)
             && let Some(record) = self.record_mut(peer)
