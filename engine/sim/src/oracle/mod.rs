@@ -12,6 +12,8 @@ mod journal;
 mod metadata;
 pub(crate) mod notices;
 mod register;
+#[cfg(test)]
+mod tests;
 mod writers;
 
 use evenkeel_core::{
@@ -535,7 +537,8 @@ impl Oracle {
         }
         // What a force gave up comes back when its line is given up for the other one.
         let given_up = self.settled_on.is_some_and(|settled| self.writers.are_apart(settled, node));
-        if self.writers.joined(node, loser) && (std::mem::take(&mut self.forked) || given_up) {
+        let decided = self.writers.joined(node, loser, self.settled_on);
+        if decided && (std::mem::take(&mut self.forked) || given_up) {
             self.settled_on = None;
             self.parse_image(image);
             let values = std::mem::take(&mut self.scratch);

@@ -149,16 +149,17 @@ impl Writers {
         self.lines[one] != self.lines[other]
     }
 
-    /// `loser` is on the line of `node` from now on. Whether no other line has a writer: then what that node has is
-    /// the truth.
-    pub(crate) fn joined(&mut self, node: usize, loser: usize) -> bool {
+    /// `loser` is on the line of `node` from now on. `truth`: on whose image it was settled by a force. Whether no other
+    /// line has a writer or the truth: then what that node has is the truth. (Two that were away may meet each other
+    /// before either meets the forced one, and that one may not have answered yet.)
+    pub(crate) fn joined(&mut self, node: usize, loser: usize, truth: Option<usize>) -> bool {
         let answers = (0..self.lines.len()).filter(|other| !self.are_apart(*other, node));
         let newest = answers.map(|other| (self.terms[other], other)).max();
         let last_loses = self.last.is_none_or(|(_, last)| self.are_apart(last, node));
         self.lines[loser] = self.lines[node];
         self.answered_in[loser] = None;
         self.has_part[loser] = self.has_part[node];
-        let elsewhere = self.writers().any(|writer| self.are_apart(node, writer));
+        let elsewhere = self.writers().chain(truth).any(|other| self.are_apart(node, other));
         if !elsewhere {
             self.answered_in.fill(None);
             self.has_part.fill(false);
@@ -193,8 +194,21 @@ mod tests {
         assert_eq!(writers.answered(0, 1, head(3)), Answered::Forked);
         assert!(writers.both_advanced());
         assert!(writers.have_parted(0, 1));
-        assert!(writers.joined(1, 0));
+        assert!(writers.joined(1, 0, None));
         assert!(!writers.fork_possible());
+    }
+
+    #[test]
+    fn two_that_were_away_take_nothing_from_the_forced_one() {
+        let mut writers = Writers::new(3);
+        writers.answered(0, 1, Some(GenerationId(1)));
+        writers.answered(2, 2, Some(GenerationId(1)));
+        writers.forced(&[2, 0], Some(GenerationId(1)), None);
+        writers.forced(&[2], Some(GenerationId(1)), None);
+        assert!(!writers.joined(0, 1, Some(2)), "the truth is on the third line");
+        assert_eq!(writers.last(), Some(2));
+        assert!(writers.joined(0, 2, Some(2)), "until that is given up");
+        assert_eq!(writers.last(), Some(0));
     }
 
     #[test]
