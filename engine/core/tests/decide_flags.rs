@@ -1,6 +1,7 @@
 //! `decide` over values that no cluster reaches: hostile, damaged or contradictory views. It must stay total and
 //! symmetric, and never take for a source what is not a complete copy.
 
+use evenkeel_core::generation::course::{Course, course};
 use evenkeel_core::generation::decide::{decide, must_suspend};
 use evenkeel_core::generation::history::{History, Window};
 use evenkeel_core::generation::record::{Dirty, PeerRecord, Standing};
@@ -249,4 +250,55 @@ fn a_primary_yields_to_a_higher_term_only() {
     assert!(!must_suspend(&secondary, &new));
     let twin = NodeView { highest_term: old.highest_term, ..new };
     assert!(must_suspend(&old, &twin) && must_suspend(&twin, &old));
+}
+
+/// G4: equal heads are equal copies only if each side has kept bits for the other since, or nobody has written yet.
+#[test]
+fn g4_equal_heads_of_copies_that_kept_no_bits_for_each_other_are_compared_whole() {
+    for (number, standings) in [
+        (1, [Standing::Never, Standing::Never]),
+        (2, [Standing::InSync, Standing::InSync]),
+        (2, [Standing::Never, Standing::InSync]),
+        (2, [Standing::InSync, Standing::Never]),
+        (2, [Standing::Never, Standing::Never]),
+    ] {
+        let head = Generation { id: GenerationId(1), term: Term { number, node: NodeId(3) } };
+        let history = History::from_parts(Some(head), Vec::new(), None).expect("well formed");
+        let [a, b] = [(1, standings[0]), (2, standings[1])].map(|(node, standing)| {
+            let mut view = view(node, Copy::Good, history.clone());
+            view.record.standing = standing;
+            view
+        });
+        let tracked = !standings.contains(&Standing::Never);
+        match decide(&a, &b) {
+            Verdict::NoSync => assert!(tracked || number == Term::FIRST, "{standings:?}"),
+            Verdict::Resync { extent, .. } => {
+                assert!(!tracked && matches!(extent, Extent::Full(_)), "{standings:?}: {extent:?}");
+            }
+            other => panic!("{standings:?}: {other:?}"),
+        }
+    }
+}
+
+/// Two that are in sync with the same primary are in sync with each other if they have the same head, both whole (C4).
+#[test]
+fn g9_fellows_have_the_same_head_and_the_same_primary() {
+    let primary = NodeId(7);
+    for (bonds, heads, copies, fellows) in [
+        ([Bond::InSync(primary); 2], [1, 1], [Copy::Good; 2], true),
+        ([Bond::InSync(primary); 2], [1, 2], [Copy::Good; 2], false),
+        ([Bond::InSync(primary); 2], [1, 1], [Copy::Good, Copy::Inconsistent], false),
+        ([Bond::InSync(primary), Bond::InSync(NodeId(8))], [1, 1], [Copy::Good; 2], false),
+        ([Bond::InSync(primary), Bond::Free], [1, 1], [Copy::Good; 2], false),
+        ([Bond::InSync(primary), Bond::Target(primary)], [1, 1], [Copy::Good; 2], false),
+    ] {
+        let [a, b] = [0, 1].map(|side| {
+            let node = u64::try_from(side).expect("two") + 1;
+            NodeView { bond: bonds[side], ..view(node, copies[side], history(heads[side], 0, 1)) }
+        });
+        let expected = if fellows { Course::Fellows } else { Course::Wait };
+        for (mine, theirs) in [(&a, &b), (&b, &a)] {
+            assert_eq!(course(Verdict::NoSync, mine, theirs), expected, "{bonds:?} {heads:?} {copies:?}");
+        }
+    }
 }

@@ -264,3 +264,23 @@ fn w4_a_disk_that_fails_while_it_is_opened_does_not_come_back_to_life() {
     assert_eq!(pair.status(1).disk, DiskState::UpToDate);
     assert_eq!(pair.status(0).peers[0].replication, Replication::Established);
 }
+
+/// A head that was only on its way to the media when the disk failed is given up: nothing was answered under it.
+#[test]
+fn w4_a_failed_disk_is_recorded_under_the_head_that_was_stable() {
+    let mut pair = in_sync_pair();
+    let head = pair.status(0).head;
+    pair.hold(0, Held::Write);
+    let request = pair
+        .begin_request(0, ClientOperation::Write { offset: 0, payload: vec![7; 4096].into(), fua: false });
+    pair.hold(0, Held::Meta);
+    pair.disconnect();
+    assert_ne!(pair.status(0).head, head, "begun, and not stable");
+    pair.fail_next(0, Fail::Write);
+    pair.release(0, Held::Write);
+    pair.release(0, Held::Meta);
+    assert!(matches!(pair.reply(request), Some(Err(_))));
+    pair.crash(0);
+    pair.restart(0);
+    assert_eq!(pair.status(0).head, head);
+}

@@ -329,3 +329,20 @@ fn g9_a_copy_in_doubt_is_done_with_both_of_its_sources() {
         assert_eq!(trio.moved_bytes, moved, "and then no more");
     }
 }
+
+/// The first peer is in sync and lacks nothing, so all of its bits are stable; those of the second are not.
+#[test]
+fn d8_an_extent_is_let_go_when_the_bits_of_every_peer_are_stable() {
+    let mut trio = formed();
+    trio.crash(2);
+    trio.pass_time();
+    trio.pass_time();
+    assert_eq!(trio.write(0, 0, &[1; 4096]), DONE);
+    for _ in 0..60 {
+        trio.pass_time();
+    }
+    trio.crash(0);
+    trio.restart(0);
+    assert_eq!(trio.of(0, 1).dirty_bytes, 0, "the extent was let go");
+    assert_eq!(trio.of(0, 2).dirty_bytes, 4096);
+}

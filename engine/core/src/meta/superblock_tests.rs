@@ -6,7 +6,7 @@ use super::{
     crash::{Medium, every_crash},
     geometry::Geometry,
     header::{CopyId, Fault},
-    layout::{Layout, SUPERBLOCK_BYTES},
+    layout::{Layout, MetaWrite, SUPERBLOCK_BYTES},
     superblock::{Evidence, Flags, PeerRecord, Superblock, decode, encode},
     superblock_pair::{Expectations, OpenError, Opened, SuperblockPair},
 };
@@ -169,6 +169,22 @@ fn d3_every_crash_of_two_updates_in_a_row() {
         tried += 1;
     });
     assert!(tried > 150, "only {tried} states");
+}
+
+/// D3: an update that failed may have left anything where it went; the next one goes there again.
+#[test]
+fn d3_an_update_after_one_that_failed_spares_the_copy_that_is_whole() {
+    let (mut pair, mut medium) = created(replica(60));
+    update(&mut pair, &mut medium, replica(61));
+    let torn = pair.update(replica(62));
+    pair.failed();
+    medium.apply(&[MetaWrite { bytes: vec![0xA5; torn.bytes.len()].into(), ..torn.clone() }]);
+    let next = pair.update(replica(63));
+    assert_eq!(next.offset, torn.offset);
+    every_crash(&medium, &[next], |crashed| {
+        let opened = open(crashed).expect("the copy of before is whole");
+        assert!([replica(61), replica(63)].contains(opened.pair.current()));
+    });
 }
 
 /// D3: a process died between write and flush, the next one reads the new state out of the cache. It must flush
