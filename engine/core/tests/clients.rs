@@ -18,6 +18,10 @@ const DONE: Result<RequestOutcome, RequestError> = Ok(RequestOutcome::Done);
 const BLOCK: ByteSpan = ByteSpan { offset: 0, len: 4096 };
 const SIZE: u64 = 4 << 20;
 
+fn at(offset: u64, byte: u8) -> ClientOperation {
+    ClientOperation::Write { offset, payload: vec![byte; 4096].into(), fua: false }
+}
+
 /// Both ways to wait for admission: answers are withheld, or the limit of writes in flight is reached.
 #[test]
 fn w1_what_waits_is_dropped_with_its_client_and_only_that() {
@@ -190,4 +194,71 @@ fn w7_reads_that_were_given_up_do_not_cost_the_link() {
         assert_eq!(pair.reply(read), Some(Ok(RequestOutcome::Data(vec![5; 4096].into()))));
     }
     assert_eq!(pair.link(), link);
+}
+
+#[test]
+fn w1_the_bytes_in_flight_are_limited() {
+    let mut pair = Pair::serving(Settings { max_inflight_bytes: 8192, ..Settings::default() });
+    assert_eq!(pair.request(0, write(9)), DONE, "its extent is hot");
+    pair.hold(0, Held::Write);
+    let asked = [1, 2, 3].map(|byte| pair.begin_request(0, at(4096 * u64::from(byte), byte)));
+    assert_eq!(pair.held_actions(0, Held::Write), 2);
+    pair.release_one(0, Held::Write);
+    assert_eq!(pair.held_actions(0, Held::Write), 2, "one for one");
+    pair.release(0, Held::Write);
+    for request in asked {
+        assert_eq!(pair.reply(request), Some(DONE));
+    }
+}
+
+/// Of the 16 extents none may be let go for the 17th: what was written there is not stable.
+#[test]
+fn d8_a_write_waits_for_an_extent_that_is_not_stable() {
+    let mut pair = Pair::serving(Settings::default());
+    pair.hold(0, Held::Flush);
+    for extent in 0..16 {
+        assert_eq!(pair.request(0, at(extent << 16, 1)), DONE);
+    }
+    let more = pair.begin_request(0, at(16 << 16, 1));
+    assert_eq!(pair.reply(more), None);
+    pair.release(0, Held::Flush);
+    assert_eq!(pair.reply(more), Some(DONE));
+}
+
+/// Its extent becomes hot while answers are held for a new generation: it is not issued under the head of before.
+#[test]
+fn w6_a_write_that_gets_its_extent_while_everything_is_held_waits_too() {
+    let mut pair = Pair::serving(Settings::default());
+    pair.hold(0, Held::Meta);
+    pair.hold(0, Held::Write);
+    let request = pair.begin_request(0, write(4));
+    pair.disconnect();
+    pair.release_one(0, Held::Meta);
+    assert!(pair.status(0).suspended.is_some());
+    assert_eq!(pair.held_actions(0, Held::Write), 0);
+    pair.release(0, Held::Meta);
+    assert_eq!(pair.held_actions(0, Held::Write), 1);
+    pair.release(0, Held::Write);
+    assert_eq!(pair.reply(request), Some(DONE));
+}
+
+/// With its own disk gone a primary answers what the host has written, also on B.
+#[test]
+fn w7_a_host_has_to_write_what_is_answered() {
+    for failed_before in [true, false] {
+        let mut pair = Pair::serving(Settings { protocol: Protocol::B, ..Settings::default() });
+        assert_eq!(pair.request(0, write(1)), DONE);
+        pair.fail_next(0, Fail::Write);
+        if failed_before {
+            assert_eq!(pair.request(0, write(2)), DONE, "the peer serves");
+        }
+        pair.hold(0, Held::Write);
+        pair.hold(1, Held::Write);
+        let request = pair.begin_request(0, write(3));
+        pair.release(0, Held::Write);
+        assert_eq!(pair.reply(request), None, "received and not written; failed before: {failed_before}");
+        pair.release(1, Held::Write);
+        assert_eq!(pair.reply(request), Some(DONE));
+        assert_eq!(pair.data(1)[0], 3);
+    }
 }

@@ -123,3 +123,17 @@ fn a_peer_that_does_not_flush_is_given_up() {
     assert_eq!(pair.link(), None);
     assert_eq!(pair.answer(command), Some(OperatorAnswer::Done));
 }
+
+/// What comes while the role is given up is not carried out any more.
+#[test]
+fn p5_nothing_is_admitted_while_the_role_is_given_up() {
+    let mut pair = primary_with(OnPeerLoss::Continue);
+    pair.hold(1, Held::Flush);
+    assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
+    let command = pair.begin_command(0, OperatorCommand::Secondary { force: false });
+    let request = pair.begin_request(0, write(2));
+    pair.release(1, Held::Flush);
+    assert_eq!(pair.answer(command), Some(OperatorAnswer::Done));
+    assert_eq!(pair.reply(request), Some(Err(RequestError::Shutdown)));
+    assert_eq!((pair.data(0)[0], pair.data(1)[0]), (1, 1));
+}

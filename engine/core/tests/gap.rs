@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use evenkeel_core::volume::{
     Replication, Role,
-    io::{ClientOperation, RequestError, RequestOutcome},
+    config::Protocol,
+    io::{ClientOperation, Event, RequestError, RequestOutcome},
     operator::{Force, OperatorAnswer, OperatorCommand},
     span::ByteSpan,
+    wire::Frame,
 };
 use pair::{Held, Pair, Settings, write};
 
@@ -183,4 +185,26 @@ fn a_read_under_way_is_not_answered_before_the_peer_has_confirmed() {
     pair.connect();
     pair.pass_time();
     assert_eq!(pair.reply(read), Some(Err(RequestError::Shutdown)));
+}
+
+/// Until the peer has spoken nothing is answered: on A not even what needs no peer.
+#[test]
+fn p8_a_word_from_before_the_gap_confirms_nothing() {
+    let mut pair = Pair::serving(Settings { protocol: Protocol::A, ..Settings::default() });
+    assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
+    pair.recorded = Some(Vec::new());
+    pair.pass_time();
+    let is_pong = |event: &Event| matches!(event, Event::Frame { frame: Frame::Pong(_), .. });
+    let recorded = pair.recorded.take().expect("it was begun");
+    let old = recorded.into_iter().find(|(to, event)| *to == 0 && is_pong(event)).expect("they ping");
+    pair.stop(0);
+    pair.pass(Duration::from_secs(1));
+    pair.limit_frames(0, 0);
+    pair.go_on();
+    let request = pair.begin_request(0, write(2));
+    pair.limit_frames(0, 1);
+    pair.deliver(vec![old]);
+    assert_eq!(pair.reply(request), None);
+    pair.unlimit_frames();
+    assert_eq!(pair.reply(request), Some(Ok(RequestOutcome::Done)));
 }

@@ -9,7 +9,7 @@ use evenkeel_core::volume::{
     io::RequestOutcome,
     operator::{Force, OperatorAnswer, OperatorCommand},
 };
-use pair::{Held, Pair, write};
+use pair::{Fail, Held, Pair, write};
 
 fn done(pair: &mut Pair, node: usize, command: OperatorCommand) {
     assert_eq!(pair.command(node, command), OperatorAnswer::Done);
@@ -320,4 +320,48 @@ fn p1_a_peer_that_cannot_confirm_is_dropped_in_the_end() {
     pair.lose_power(0);
     pair.restart(0);
     assert_eq!(pair.status(0).disk, DiskState::Consistent);
+}
+
+/// Clients wait while a node is about to take its role up again; they are not turned away.
+#[test]
+fn p7_clients_are_held_while_the_role_is_taken_up_again() {
+    let mut pair = Pair::mirrored();
+    pair.hold(1, Held::Meta);
+    pair.crash(0);
+    pair.restart(0);
+    assert!(pair.status(0).resuming);
+    let request = pair.begin_request(0, write(7));
+    assert_eq!(pair.reply(request), None);
+    pair.release(1, Held::Meta);
+    pair.connect();
+    pair.pass_time();
+    assert_eq!(pair.reply(request), Some(Ok(RequestOutcome::Done)));
+    assert_eq!((pair.data(0)[0], pair.data(1)[0]), (7, 7));
+}
+
+/// Who followed another primary since its crash is no crashed primary any more.
+#[test]
+fn p7_a_primary_that_has_followed_since_does_not_take_its_role_up_again() {
+    let mut pair = Pair::mirrored();
+    pair.crash(0);
+    done(&mut pair, 1, OperatorCommand::Primary(Force::Yes));
+    pair.restart(0);
+    pair.connect();
+    pair.pass_time();
+    assert_eq!((pair.status(0).role, pair.status(0).disk), (Role::Secondary, DiskState::UpToDate));
+    pair.crash(0);
+    pair.restart(0);
+    assert!(!pair.status(0).resuming);
+}
+
+/// The right of a node whose disk fails goes to the peer that has the only copy.
+#[test]
+fn p2_the_right_of_a_disk_that_fails_goes_to_the_peer() {
+    let mut pair = Pair::mirrored();
+    done(&mut pair, 0, OperatorCommand::Secondary { force: false });
+    pair.fail_next(0, Fail::Flush);
+    assert!(matches!(pair.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Refused(_)));
+    assert_eq!(pair.status(0).disk, DiskState::Failed);
+    pair.pass_time();
+    assert_eq!(may(&mut pair), [false, true]);
 }

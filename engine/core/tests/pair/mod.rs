@@ -175,7 +175,7 @@ impl Pair {
             peer_timeout: Duration::from_secs(5),
             hold: Duration::from_secs(120),
             max_lag_bytes: 64 << 20,
-            max_inflight_bytes: 64 << 20,
+            max_inflight_bytes: self.settings.max_inflight_bytes,
             max_inflight_writes: self.settings.max_inflight_writes,
         };
         let number = u128::from(self.number());

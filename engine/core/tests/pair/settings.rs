@@ -62,11 +62,17 @@ pub(crate) struct Settings {
     pub(crate) protocol: Protocol,
     pub(crate) on_peer_loss: OnPeerLoss,
     pub(crate) max_inflight_writes: usize,
+    pub(crate) max_inflight_bytes: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { protocol: Protocol::C, on_peer_loss: OnPeerLoss::Continue, max_inflight_writes: 1024 }
+        Self {
+            protocol: Protocol::C,
+            on_peer_loss: OnPeerLoss::Continue,
+            max_inflight_writes: 1024,
+            max_inflight_bytes: 64 << 20,
+        }
     }
 }
 
