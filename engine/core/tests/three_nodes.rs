@@ -352,3 +352,52 @@ fn d8_an_extent_is_let_go_when_the_bits_of_every_peer_are_stable() {
     all_well(&trio);
     assert!(trio.data(0) == trio.data(2));
 }
+
+/// G5: whatever happens among the others, who was away comes back by bitmap: the generations that its window needs are kept
+/// beyond the 64 of the history.
+#[test]
+fn g5_who_was_away_for_more_generations_than_are_kept_comes_back_by_bitmap() {
+    let mut trio = formed();
+    trio.crash(2);
+    trio.pass_time();
+    assert_eq!(trio.write(0, 0, &[1; 4096]), DONE);
+    let first = trio.status(0).head;
+    for _ in 0..70 {
+        trio.cut(0, 1);
+        assert_eq!(trio.write(0, 0, &[2; 4096]), DONE);
+        trio.join(0, 1);
+        trio.pass_time();
+    }
+    assert_ne!(trio.status(0).head, first);
+    trio.restart(2);
+    trio.pass_time();
+    assert_eq!(trio.request(0, ClientOperation::Flush), DONE);
+    for _ in 0..40 {
+        trio.pass_time();
+    }
+    all_well(&trio);
+    let compared = trio.status(2).last_resync.expect("it had to be copied").compared_bytes;
+    assert!(compared <= 128 << 10, "{compared} bytes: not by bitmap");
+}
+
+/// The bitmaps of all peers move when the volume grows, not only those that change afterwards.
+#[test]
+fn d10_what_every_peer_lacks_survives_a_growth() {
+    let mut trio = formed();
+    for peer in [1, 2] {
+        trio.crash(peer);
+    }
+    trio.pass_time();
+    trio.pass_time();
+    assert_eq!(trio.write(0, 0, &[1; 4096]), DONE);
+    for _ in 0..60 {
+        trio.pass_time();
+    }
+    let new = trio.status(0).size_bytes + (64 << 10);
+    assert_eq!(trio.command(0, OperatorCommand::Resize(new)), OperatorAnswer::Done);
+    trio.crash(0);
+    trio.restart(0);
+    for peer in [1, 2] {
+        assert_eq!(trio.of(0, peer).dirty_bytes, 4096, "what node {peer} lacks");
+    }
+}
