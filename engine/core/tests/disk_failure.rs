@@ -108,6 +108,12 @@ fn w7_everything_is_held_while_the_host_is_away() {
     assert_eq!(pair.reply(asked), Some(Ok(RequestOutcome::Data(vec![9; 4096].into()))));
     assert_eq!(pair.status(0).suspended, None);
     assert_eq!(pair.data(1)[..4096], [9; 4096]);
+    let host = &pair.status(0).peers[0];
+    assert_eq!(
+        (host.replication, host.disk),
+        (Replication::Established, Some(DiskState::UpToDate)),
+        "it tells on the new link what it is"
+    );
 
     pair.disconnect();
     let late = pair.begin_request(0, read(0, 4096));

@@ -120,6 +120,9 @@ impl Volume {
         let Hosting::Recording { generation } = following.hosting else { return };
         following.hosting = Hosting::Serving;
         self.set_disk(DiskState::UpToDate);
+        // One that is met again was UpToDate all the time, and has not said so on this link: the primary would show it as
+        // Consistent for good (found by the simulator).
+        self.send_mark(peer);
         self.send(peer, Channel::Control, Frame::Adopted(generation.id));
     }
 

@@ -184,6 +184,11 @@ impl Oracle {
             return;
         }
         self.copies.acknowledged(by.node, by.own_disk);
+        if self.copies.in_sync.is_empty() {
+            // Its own disk is not good, and it says of nobody that he is in sync: then one of the two is not true.
+            let text = format!("node {} answered write {} and says that no copy counts", by.node, write.0);
+            self.broken("O7", text);
+        }
         for sector in (written.first..written.first + written.sectors).map(place) {
             self.cut.acknowledge(sector, write, written.submitted, written.fua, now);
             if let Err(wrong) = self.register.acknowledge(sector, write, now) {
@@ -574,6 +579,22 @@ impl Oracle {
                 self.broken_at("O1", sector, &text);
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_answers_says_that_a_copy_counts() {
+        for counts in [false, true] {
+            let mut oracle = Oracle::new(2, 4096, Protocol::C, 0, false);
+            oracle.sees(0, 1, counts);
+            let write = oracle.write_begins(ByteSpan { offset: 0, len: 512 }, false, false, None);
+            oracle.write_answered(write, Answerer { node: 0, term: 1, head: None, own_disk: false });
+            assert_eq!(oracle.violation().is_none(), counts);
         }
     }
 }
