@@ -240,8 +240,20 @@ impl Copies {
         !self.counted.has(node)
     }
 
-    /// What the image of a node that becomes primary is held to.
-    pub(crate) fn standard(&self, node: usize, forced: bool) -> Standard {
+    /// What the image of a node that becomes primary is held to; `forced`: what its copy called itself before force was
+    /// used.
+    pub(crate) fn standard(&self, node: usize, forced: Option<DiskState>) -> Standard {
+        match self.standard_of_whole(node, forced.is_some()) {
+            // A resync or a failed flush has left a mixture of old and new: only who calls itself Consistent or UpToDate
+            // is a cut, so `--force=inconsistent` finds none.
+            Standard::Loss(Demand::Cut) | Standard::Lag if forced == Some(DiskState::Inconsistent) => {
+                Standard::Nothing
+            }
+            owed => owed,
+        }
+    }
+
+    fn standard_of_whole(&self, node: usize, forced: bool) -> Standard {
         if self.damaged {
             Standard::Nothing
         } else if self.holders.has(node) {
@@ -279,6 +291,9 @@ impl Copies {
 mod tests {
     use super::*;
 
+    /// A copy that is good, and perhaps not the newest.
+    const FORCED: Option<DiskState> = Some(DiskState::Consistent);
+
     #[test]
     fn a_peer_that_lost_power_unnoticed_does_not_hold() {
         let mut copies = Copies::new(2, Protocol::C);
@@ -300,24 +315,46 @@ mod tests {
         copies.sees(0, 1, true);
         copies.acknowledged(0, true);
         copies.lost_power(0);
-        assert_eq!(copies.standard(1, true), Standard::Everything, "the peer kept power");
-        assert_eq!(copies.standard(0, false), Standard::Everything, "so the primary must not go first");
+        assert_eq!(copies.standard(1, FORCED), Standard::Everything, "the peer kept power");
+        assert_eq!(copies.standard(0, None), Standard::Everything, "so the primary must not go first");
         copies.lost_power(1);
-        assert_eq!(copies.standard(0, false), Standard::Loss(Demand::Floor));
+        assert_eq!(copies.standard(0, None), Standard::Loss(Demand::Floor));
 
         let mut alone = Copies::new(2, Protocol::C);
         alone.acknowledged(0, true);
-        assert_eq!(alone.standard(1, true), Standard::Loss(Demand::Cut), "force on an old copy");
-        assert_eq!(alone.standard(1, false), Standard::Everything);
+        assert_eq!(alone.standard(1, FORCED), Standard::Loss(Demand::Cut), "force on an old copy");
+        assert_eq!(alone.standard(1, None), Standard::Everything);
         alone.damage(0);
-        assert_eq!(alone.standard(1, true), Standard::Nothing);
+        assert_eq!(alone.standard(1, FORCED), Standard::Nothing);
 
         let mut behind = Copies::new(2, Protocol::A);
         behind.sees(0, 1, true);
         behind.acknowledged(0, true);
-        assert_eq!(behind.standard(1, true), Standard::Lag, "force on a copy that only lags");
+        assert_eq!(behind.standard(1, FORCED), Standard::Lag, "force on a copy that only lags");
         behind.lost_power(1);
-        assert_eq!(behind.standard(1, true), Standard::Loss(Demand::Cut), "its memory is gone too");
+        assert_eq!(behind.standard(1, FORCED), Standard::Loss(Demand::Cut), "its memory is gone too");
+    }
+
+    #[test]
+    fn of_an_inconsistent_copy_no_cut_is_owed() {
+        let inconsistent = Some(DiskState::Inconsistent);
+        for protocol in [Protocol::A, Protocol::B, Protocol::C] {
+            let mut copies = Copies::new(2, protocol);
+            copies.acknowledged(0, true);
+            for last_one_gone in [false, true] {
+                if last_one_gone {
+                    copies.lost_power(0);
+                }
+                assert_eq!(copies.standard(1, FORCED), Standard::Loss(Demand::Cut), "an old copy is whole");
+                assert_eq!(copies.standard(1, inconsistent), Standard::Nothing, "a half synced one is not");
+            }
+            // Who was in sync last has everything that was flushed, whatever else was written over it since.
+            assert_eq!(copies.standard(0, inconsistent), Standard::Loss(Demand::Floor));
+        }
+        let mut holds = Copies::new(2, Protocol::C);
+        holds.sees(0, 1, true);
+        holds.acknowledged(0, true);
+        assert_eq!(holds.standard(1, inconsistent), Standard::Everything, "and who holds everything owes it");
     }
 
     #[test]
@@ -353,7 +390,7 @@ mod tests {
         let mut copies = Copies::new(2, Protocol::A);
         copies.sees(0, 1, true);
         copies.acknowledged(0, true);
-        assert_eq!(copies.standard(1, true), Standard::Lag);
+        assert_eq!(copies.standard(1, FORCED), Standard::Lag);
         let mut copies = Copies::new(2, Protocol::B);
         copies.sees(0, 1, true);
         copies.acknowledged(0, true);

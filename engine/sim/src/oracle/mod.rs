@@ -337,13 +337,14 @@ impl Oracle {
     }
 
     /// A node has become primary: its image is what clients will read from now on. Judges it by what is owed,
-    /// then settles the truth on it.
-    pub(crate) fn promoted(&mut self, node: usize, image: &[u8], forced: bool) {
+    /// then settles the truth on it. `forced`: by force, and what its copy called itself before.
+    pub(crate) fn promoted(&mut self, node: usize, image: &[u8], forced: Option<DiskState>) {
         let now = self.tick();
         // The last primary before a force of which it has not heard may go on by its right (P2): a second truth, whether
         // the forced one has answered a write or only served.
         let others = [self.writers.last(), self.settled_on];
-        self.forked |= !forced && others.iter().flatten().any(|&other| self.writers.are_apart(other, node));
+        self.forked |=
+            forced.is_none() && others.iter().flatten().any(|&other| self.writers.are_apart(other, node));
         if self.forked {
             return;
         }
@@ -389,7 +390,7 @@ impl Oracle {
             (0..self.writers.nodes())
                 .filter(|other| !self.writers.are_apart(node, *other))
                 .for_each(|other| line.insert(other));
-            self.settle_on(node, &values, now, forced.then_some(line));
+            self.settle_on(node, &values, now, forced.map(|_| line));
             // With everybody on one line nothing that was given up can come back.
             self.settled_on = self.writers.fork_possible().then_some(node);
         } else {

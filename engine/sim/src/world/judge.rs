@@ -68,6 +68,7 @@ impl<E: Engine> World<'_, E> {
                 self.oracle.two_primaries();
             }
             if forced || status.disk == DiskState::UpToDate {
+                let forced = forced.then(|| old_disk.unwrap_or(DiskState::Diskless));
                 self.oracle.promoted(node, &self.nodes[node].image(), forced);
             }
         } else if old_disk != Some(status.disk)
