@@ -583,19 +583,3 @@ impl Oracle {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_answers_says_that_a_copy_counts() {
-        for counts in [false, true] {
-            let mut oracle = Oracle::new(2, 4096, Protocol::C, 0, false);
-            oracle.sees(0, 1, counts);
-            let write = oracle.write_begins(ByteSpan { offset: 0, len: 512 }, false, false, None);
-            oracle.write_answered(write, Answerer { node: 0, term: 1, head: None, own_disk: false });
-            assert_eq!(oracle.violation().is_none(), counts);
-        }
-    }
-}

@@ -23,13 +23,13 @@ fn third_is_forced() -> (Oracle, Vec<u8>, Vec<u8>) {
     oracle.sees(2, 0, true);
     let old = writes(&mut oracle, 2, 1, false);
     oracle.fork_possible(2, &[2, 0]);
-    oracle.promoted(2, &old, true);
+    oracle.promoted(2, &old, Some(DiskState::Consistent));
     oracle.sees(2, 0, false);
     let new = writes(&mut oracle, 2, 2, true);
     oracle.process_gone(2, true);
     oracle.power_lost(2);
     oracle.fork_possible(2, &[2]);
-    oracle.promoted(2, &new, true);
+    oracle.promoted(2, &new, Some(DiskState::Consistent));
     assert_eq!(oracle.violation(), None);
     (oracle, old, new)
 }
@@ -59,4 +59,15 @@ fn what_a_force_gave_up_comes_back_when_the_forced_line_is_given_up() {
     assert_eq!(oracle.violation(), None);
     reads(&mut oracle, 0, &new);
     assert!(oracle.violation().is_some());
+}
+
+#[test]
+fn who_answers_says_that_a_copy_counts() {
+    for counts in [false, true] {
+        let mut oracle = Oracle::new(2, 4096, Protocol::C, 0, false);
+        oracle.sees(0, 1, counts);
+        let write = oracle.write_begins(SPAN, false, false, None);
+        oracle.write_answered(write, Answerer { node: 0, term: 1, head: None, own_disk: false });
+        assert_eq!(oracle.violation().is_none(), counts);
+    }
 }
