@@ -365,3 +365,27 @@ fn p2_the_right_of_a_disk_that_fails_goes_to_the_peer() {
     pair.pass_time();
     assert_eq!(may(&mut pair), [false, true]);
 }
+
+/// Wherever the giver of a clean shutdown dies, and whoever of the two is slow, the right is on one node at most.
+#[test]
+fn p2_a_right_that_is_handed_over_has_ended_before_the_heir_has_it() {
+    for slow in 0..2 {
+        let mut taken = 0;
+        for commits in 0..12 {
+            let mut pair = Pair::mirrored();
+            pair.hold(slow, Held::Meta);
+            pair.begin_command(0, OperatorCommand::Shutdown);
+            for _ in 0..commits {
+                pair.release_one(slow, Held::Meta);
+            }
+            pair.crash(0);
+            pair.disconnect();
+            pair.release(slow, Held::Meta);
+            pair.restart(0);
+            let [giver, heir] = [0, 1].map(|node| pair.status(node).entitled);
+            assert!(!(giver && heir), "node {slow} is slow, after {commits} commits");
+            taken += usize::from(heir);
+        }
+        assert!(taken > 0, "node {slow} is slow: it is handed over in the end");
+    }
+}

@@ -10,7 +10,7 @@
 use super::{
     DiskState, Role,
     disk_failure::Failure,
-    io::{Action, Channel, CommandId, DiskError, Notice, RequestError},
+    io::{Action, Channel, CommandId, DiskError, LinkId, Notice, RequestError},
     operation::Purpose,
     status::Suspended,
     store::Then,
@@ -162,9 +162,21 @@ impl Volume {
         match heir.filter(|_| self.store().is_entitled()) {
             Some(peer) => {
                 self.demotion.as_mut().expect("just looked at").stage = DemotionStage::Yielding(peer);
-                self.send(peer, Channel::Control, Frame::Yield);
+                // It has ended here, durably, before the peer can have it: else this node, back from a crash at the end of
+                // its shutdown, would take itself for the newest beside what the peer has written (found by the simulator).
+                let link = self.peer(peer).link.expect("a peer with a copy is linked");
+                self.store_mut().set_entitled(false);
+                self.store_mut().after_commit(Then::EntitlementGivenUp { peer, link });
             }
             None => self.close_cleanly(),
+        }
+    }
+
+    pub(crate) fn on_entitlement_given_up(&mut self, peer: PeerIndex, link: LinkId) {
+        let yields =
+            matches!(&self.demotion, Some(demotion) if demotion.stage == DemotionStage::Yielding(peer));
+        if yields && self.peer(peer).link == Some(link) {
+            self.send(peer, Channel::Control, Frame::Yield);
         }
     }
 
@@ -226,7 +238,7 @@ impl Volume {
         }
         match &self.demotion {
             Some(demotion) if demotion.stage == DemotionStage::Yielding(peer) => {
-                self.store_mut().set_entitled(false);
+                assert!(!self.store().is_entitled(), "one has the right (P2)");
                 self.close_cleanly();
                 Ok(())
             }
@@ -236,8 +248,7 @@ impl Volume {
 
     pub(crate) fn on_yield_peer_gone(&mut self, peer: PeerIndex) {
         if matches!(&self.demotion, Some(demotion) if demotion.stage == DemotionStage::Yielding(peer)) {
-            // Whether it has taken the right is not known: keep nothing that it may have too.
-            self.store_mut().set_entitled(false);
+            // Whether it has taken the right is not known.
             self.close_cleanly();
         }
     }

@@ -489,6 +489,7 @@ impl Volume {
                     self.send(peer, Channel::Control, Frame::Yielded);
                 }
             }
+            Then::EntitlementGivenUp { peer, link } => self.on_entitlement_given_up(peer, link),
             Then::EntitlementEnded { peer, link, term } => {
                 if self.peer(peer).link == Some(link) {
                     self.on_ask(peer, term);

@@ -62,6 +62,8 @@ pub(crate) enum Then {
     Outdated { peer: PeerIndex, link: LinkId },
     /// The entitlement that a peer hands over is stable here.
     EntitlementTaken { peer: PeerIndex, link: LinkId },
+    /// The entitlement has ended, and a peer is to take it.
+    EntitlementGivenUp { peer: PeerIndex, link: LinkId },
     /// The entitlement has ended, for a peer that asks for the role.
     EntitlementEnded { peer: PeerIndex, link: LinkId, term: Term },
     /// Nothing is open any more on stable media.
