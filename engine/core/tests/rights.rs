@@ -389,3 +389,24 @@ fn p2_a_right_that_is_handed_over_has_ended_before_the_heir_has_it() {
         assert!(taken > 0, "node {slow} is slow: it is handed over in the end");
     }
 }
+
+/// It was away for too long to take its role up by itself, and has been in sync as secondary since: its next death is not
+/// that of a primary.
+#[test]
+fn p7_a_primary_that_came_back_as_secondary_is_none_any_more() {
+    for other_is_promoted in [false, true] {
+        let mut pair = Pair::mirrored();
+        pair.crash(0);
+        pair.pass(Duration::from_secs(130));
+        pair.restart(0);
+        pair.connect();
+        pair.pass_time();
+        assert_eq!((pair.status(0).role, pair.status(0).disk), (Role::Secondary, DiskState::UpToDate));
+        if other_is_promoted {
+            done(&mut pair, 1, OperatorCommand::Primary(Force::No));
+        }
+        pair.crash(0);
+        pair.restart(0);
+        assert!(!pair.status(0).resuming, "the other one is promoted: {other_is_promoted}");
+    }
+}

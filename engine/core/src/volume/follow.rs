@@ -47,6 +47,8 @@ pub(crate) struct Following {
     received: Option<Sequence>,
     /// Everything up to here is applied.
     pub(crate) applied: Sequence,
+    /// What was applied when this node's attach counter rose last (D6).
+    pub(crate) counted: Sequence,
     /// Whether the writes after `applied` are applied, in order.
     beyond: VecDeque<bool>,
     stable: Sequence,
@@ -101,6 +103,7 @@ impl Following {
             phase,
             received: None,
             applied: Sequence::ZERO,
+            counted: Sequence::ZERO,
             beyond: VecDeque::new(),
             stable: Sequence::ZERO,
             flush_points: VecDeque::new(),

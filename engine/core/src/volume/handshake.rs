@@ -360,7 +360,7 @@ impl Volume {
 
     /// Whether the own copy may call itself the newest (P1).
     pub(crate) fn reconsider_disk(&mut self) {
-        if !matches!(self.disk, DiskState::Consistent | DiskState::Outdated | DiskState::Inconsistent) {
+        if matches!(self.disk, DiskState::Diskless | DiskState::Failed) {
             return;
         }
         let flags = self.store().flags();
@@ -377,7 +377,12 @@ impl Volume {
             matches!(&peer.session, Session::Following(following) if following.in_sync() && !peer.leaving)
                 && peer.told.is_some_and(|told| told.role == Role::Primary)
         });
-        if self.role == Role::Primary || all_met || follows_primary {
+        if self.disk == DiskState::UpToDate {
+            if self.role == Role::Secondary && (all_met || follows_primary) && self.resumption.is_none() {
+                // It did not take the role up again that its process died in, and that is over now (P7).
+                self.store_mut().end_crashed_role();
+            }
+        } else if self.role == Role::Primary || all_met || follows_primary {
             let keep_crashed = self.role == Role::Primary;
             self.store_mut().set_up_to_date(keep_crashed);
             self.set_disk(DiskState::UpToDate);

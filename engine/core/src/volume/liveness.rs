@@ -104,7 +104,8 @@ impl Volume {
         }
         self.expire_confirmations();
         self.count_minute();
-        if self.role == Role::Secondary && self.stream.is_some() && self.now >= self.minute_at() {
+        if self.follows_for_minutes() && self.now >= self.minute_at() {
+            self.count_followed_minute();
             self.let_followed_idle_go();
             self.minute.0 = self.now;
         }
@@ -143,6 +144,27 @@ impl Volume {
     /// Whether data change by this node's doing, on a disk that works.
     fn counts_minutes(&self) -> bool {
         (self.role == Role::Primary && self.disk != DiskState::Failed) || self.is_host()
+    }
+
+    /// Whether data may change by another node's doing, on a disk that works.
+    fn follows_for_minutes(&self) -> bool {
+        let follows = self.peers.iter().any(|peer| matches!(peer.session, Session::Following(_)));
+        self.role == Role::Secondary && self.disk != DiskState::Failed && (follows || self.stream.is_some())
+    }
+
+    /// The same for a node that follows: an older state of it that is put back must be found too.
+    fn count_followed_minute(&mut self) {
+        let mut changed = false;
+        for peer in &mut self.peers {
+            if let Session::Following(following) = &mut peer.session {
+                changed |= following.counted != following.applied;
+                following.counted = following.applied;
+            }
+        }
+        if changed {
+            self.raise_counter();
+            self.store_mut().after_commit(Then::CounterShown);
+        }
     }
 
     /// D6: the counter rises once a minute while data change; also lets idle extents go (D8).
@@ -188,7 +210,7 @@ impl Volume {
         if let Some(time) = self.pace.wake_at() {
             at(time);
         }
-        if self.counts_minutes() || self.stream.is_some() {
+        if self.counts_minutes() || self.follows_for_minutes() {
             at(self.minute_at());
         }
         for peer in self.peer_indices() {

@@ -1,6 +1,8 @@
 //! Three nodes, each joined with each by a cable: every action is carried out at once and in order. A link that a node
 //! closes is made anew, as a driver would, while the cable is there.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,

@@ -43,6 +43,7 @@ impl Store {
         superblock.highest_term = superblock.highest_term.max(Some(new.term));
         if new.term.node != node {
             superblock.flags.entitled = false;
+            superblock.flags.crashed_primary = false;
         }
     }
 

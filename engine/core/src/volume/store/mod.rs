@@ -439,6 +439,13 @@ impl Store {
         superblock.flags.crashed_primary &= keep_crashed;
     }
 
+    /// This node is no primary any more whose process died.
+    pub(crate) fn end_crashed_role(&mut self) {
+        if self.wanted.flags.crashed_primary {
+            self.change().flags.crashed_primary = false;
+        }
+    }
+
     pub(crate) fn set_doubtful(&mut self) {
         if self.wanted.flags.was_up_to_date {
             self.change().flags.was_up_to_date = false;
