@@ -10,7 +10,7 @@ use evenkeel_core::{
     ids::AttachCounter,
     meta::{report::inspect, superblock::Superblock},
     volume::{
-        DiskState, Role,
+        DiskState, Replication, Role,
         io::{ClientOperation, RequestError, RequestOutcome},
         operator::{Force, OperatorAnswer, OperatorCommand},
         span::ByteSpan,
@@ -215,5 +215,35 @@ fn d6_a_snapshot_of_a_running_secondary_is_noticed() {
     for node in 0..2 {
         assert!(is_read(&pair, node, 2 << 20, 2), "node {node}");
         assert_eq!(pair.status(node).disk, DiskState::UpToDate, "node {node}");
+    }
+}
+
+/// Beta has seen a later state of gamma, alpha has not.
+#[test]
+fn d6_a_copy_that_was_set_back_leaves_every_session() {
+    let mut trio = Trio::new();
+    let old = trio.snapshot(2);
+    trio.crash(0);
+    trio.cut(1, 2);
+    trio.join(1, 2);
+    trio.cut(1, 2);
+    trio.crash(2);
+    trio.put_back(2, &old);
+    trio.restart(0);
+    trio.restart(2);
+    trio.pass_time();
+    for (node, other) in [(0, 2), (2, 0)] {
+        assert_eq!(trio.of(node, other).replication, Replication::Established, "alpha knows nothing");
+    }
+    trio.hold_commits(2);
+    trio.join(1, 2);
+    assert_eq!(trio.status(2).disk, DiskState::Inconsistent, "beta does");
+    for (node, other) in [(0, 2), (2, 0)] {
+        assert_ne!(trio.of(node, other).replication, Replication::Established, "node {node} and {other}");
+    }
+    trio.release_commits();
+    trio.pass_time();
+    for node in 0..3 {
+        assert_eq!(trio.status(node).disk, DiskState::UpToDate, "node {node}");
     }
 }

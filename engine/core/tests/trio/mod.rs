@@ -168,6 +168,18 @@ impl Trio {
         this.boots += 1;
     }
 
+    /// The files of a node as they are now.
+    pub(crate) fn snapshot(&self, node: usize) -> (Vec<u8>, Vec<u8>) {
+        (self.nodes[node].stable.clone(), self.nodes[node].meta.clone())
+    }
+
+    /// Puts them back; the process does not live.
+    pub(crate) fn put_back(&mut self, node: usize, (data, meta): &(Vec<u8>, Vec<u8>)) {
+        let this = &mut self.nodes[node];
+        assert!(this.volume.is_none(), "files are put back while nobody uses them");
+        (this.data, this.stable, this.meta) = (data.clone(), data.clone(), meta.clone());
+    }
+
     /// Pulls a cable.
     pub(crate) fn cut(&mut self, one: usize, other: usize) {
         self.drop_link(one, other);
