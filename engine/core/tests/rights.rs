@@ -410,3 +410,24 @@ fn p7_a_primary_that_came_back_as_secondary_is_none_any_more() {
         assert!(!pair.status(0).resuming, "the other one is promoted: {other_is_promoted}");
     }
 }
+
+/// From the beginning of a resync on the peer may have our head, and at its end what is answered with it. Wherever that
+/// stands when this node loses power, the peer's old word counts no more.
+#[test]
+fn p1_a_confirmation_ends_when_a_resync_into_the_peer_begins() {
+    for commits in 0..12 {
+        let mut pair = Pair::mirrored();
+        let peer = pair.peer();
+        done(&mut pair, 0, OperatorCommand::Disconnect(peer));
+        assert_eq!(pair.request(0, write(7)), Ok(RequestOutcome::Done));
+        pair.hold(1, Held::Meta);
+        done(&mut pair, 0, OperatorCommand::Connect(peer));
+        pair.connect();
+        for _ in 0..commits {
+            pair.release_one(1, Held::Meta);
+        }
+        pair.lose_power(0);
+        pair.restart(0);
+        assert_eq!(pair.status(0).disk, DiskState::Consistent, "after {commits} commits of the peer");
+    }
+}

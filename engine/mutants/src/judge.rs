@@ -18,7 +18,7 @@ pub(crate) const SEEDS: &str = "1..380";
 /// A program that runs longer than this has noticed: it hangs, and without a mutant it does not.
 const TIME_LIMIT: Duration = Duration::from_secs(400);
 /// Kilobytes of address space for each program: a mutant may forget to stop.
-const MEMORY_KILOBYTES: u32 = 8 << 20;
+const MEMORY_KILOBYTES: u32 = 1 << 20;
 /// Mutants that are judged at the same time; each program runs in one thread.
 const WORKERS: usize = 2;
 
