@@ -83,25 +83,33 @@ impl Volume {
         [next_waiting, next_withheld, next_blocked, next_flush, next_read].into_iter().flatten().min()
     }
 
+    /// Of what is held, each since some time: what was for longer than `hold`, and when the next will have been.
+    fn overdue(&self, held: impl Iterator<Item = (Key, Timestamp)>) -> (Vec<Key>, Option<Timestamp>) {
+        let (mut overdue, mut next) = (Vec::new(), None);
+        for (key, since) in held {
+            let until = since.after(self.config.hold);
+            if until <= self.now {
+                overdue.push(key);
+            } else {
+                next = Some(next.map_or(until, |next: Timestamp| next.min(until)));
+            }
+        }
+        (overdue, next)
+    }
+
     /// The same for what was admitted and whose answer is withheld. It stays where it was written; only nobody
     /// can be told any more that it was.
     fn fail_overdue_withheld(&mut self) -> Option<Timestamp> {
         if !self.withholds_answers() {
             return None;
         }
-        let (hold, now) = (self.config.hold, self.now);
-        let mut next = None;
-        let held: Vec<(Key, Timestamp)> = self
+        let held = self
             .requests
             .iter()
             .filter(|(_, request)| !request.answered && request.client != REPAIR_CLIENT)
-            .map(|(key, request)| (key, request.since.after(hold)))
-            .collect();
-        for (key, until) in held {
-            if until > now {
-                next = Some(next.map_or(until, |next: Timestamp| next.min(until)));
-                continue;
-            }
+            .map(|(key, request)| (key, request.since));
+        let (overdue, next) = self.overdue(held);
+        for key in overdue {
             let request = self.requests.get_mut(key).expect("was just there");
             request.answered = true;
             request.failed = true;
@@ -117,20 +125,17 @@ impl Volume {
         if !self.withholds_answers() {
             return None;
         }
-        let (hold, now) = (self.config.hold, self.now);
-        let mut next = None;
-        let mut overdue = Vec::new();
-        for (key, operation) in self.operations.iter() {
-            let Kind::ClientRead { since, .. } = operation.kind else { continue };
-            let until = since.after(hold);
-            if self.lock.is_held(operation.lock) {
-                // The disk answers it.
-            } else if until <= now {
-                overdue.push(key);
-            } else {
-                next = Some(next.map_or(until, |next: Timestamp| next.min(until)));
-            }
-        }
+        // One that the lock has let through is answered by the disk.
+        let blocked = self.operations.iter().filter_map(|(key, operation)| match operation.kind {
+            Kind::ClientRead { since, .. } if !self.lock.is_held(operation.lock) => Some((key, since)),
+            Kind::ClientRead { .. }
+            | Kind::ClientWrite { .. }
+            | Kind::Replica { .. }
+            | Kind::SourceRead { .. }
+            | Kind::Check { .. }
+            | Kind::TargetStore { .. } => None,
+        });
+        let (overdue, next) = self.overdue(blocked);
         for key in overdue {
             let Kind::ClientRead { client, id, .. } = self.leave(key).kind else {
                 panic!("only reads were looked for")

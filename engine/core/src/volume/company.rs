@@ -65,6 +65,11 @@ impl Volume {
         })
     }
 
+    /// Whether this node gets somebody's writes.
+    pub(crate) fn follows_somebody(&self) -> bool {
+        self.peers.iter().any(|peer| matches!(peer.session, Session::Following(_)))
+    }
+
     /// Whether a resync into this node is under way, or about to be.
     pub(crate) fn is_target(&self) -> bool {
         self.peers.iter().any(Peer::is_source)

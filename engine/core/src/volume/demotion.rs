@@ -173,11 +173,14 @@ impl Volume {
     }
 
     pub(crate) fn on_entitlement_given_up(&mut self, peer: PeerIndex, link: LinkId) {
-        let yields =
-            matches!(&self.demotion, Some(demotion) if demotion.stage == DemotionStage::Yielding(peer));
-        if yields && self.peer(peer).link == Some(link) {
+        if self.yields_to(peer) && self.peer(peer).link == Some(link) {
             self.send(peer, Channel::Control, Frame::Yield);
         }
+    }
+
+    /// Whether this node leaves, and the peer is to have its right.
+    fn yields_to(&self, peer: PeerIndex) -> bool {
+        matches!(&self.demotion, Some(demotion) if demotion.stage == DemotionStage::Yielding(peer))
     }
 
     /// Leaves every peer, so that nothing comes any more, and makes stable what came.
@@ -236,18 +239,16 @@ impl Volume {
             self.close_link(peer, "the own disk failed");
             return Ok(());
         }
-        match &self.demotion {
-            Some(demotion) if demotion.stage == DemotionStage::Yielding(peer) => {
-                assert!(!self.store().is_entitled(), "one has the right (P2)");
-                self.close_cleanly();
-                Ok(())
-            }
-            Some(_) | None => Err(Broken("an entitlement taken that was not handed over")),
+        if !self.yields_to(peer) {
+            return Err(Broken("an entitlement taken that was not handed over"));
         }
+        assert!(!self.store().is_entitled(), "one has the right (P2)");
+        self.close_cleanly();
+        Ok(())
     }
 
     pub(crate) fn on_yield_peer_gone(&mut self, peer: PeerIndex) {
-        if matches!(&self.demotion, Some(demotion) if demotion.stage == DemotionStage::Yielding(peer)) {
+        if self.yields_to(peer) {
             // Whether it has taken the right is not known.
             self.close_cleanly();
         }

@@ -143,10 +143,6 @@ impl Volume {
         }
     }
 
-    fn follows_somebody(&self) -> bool {
-        self.peers.iter().any(|peer| matches!(peer.session, Session::Following(_)))
-    }
-
     /// Whether every session is one that a growth can take along, or has not begun.
     fn is_calm(&self) -> bool {
         let calm = self.peers.iter().all(|peer| match &peer.session {

@@ -146,27 +146,6 @@ impl Volume {
         (self.role == Role::Primary && self.disk != DiskState::Failed) || self.is_host()
     }
 
-    /// Whether data may change by another node's doing, on a disk that works.
-    fn follows_for_minutes(&self) -> bool {
-        let follows = self.peers.iter().any(|peer| matches!(peer.session, Session::Following(_)));
-        self.role == Role::Secondary && self.disk != DiskState::Failed && (follows || self.stream.is_some())
-    }
-
-    /// The same for a node that follows: an older state of it that is put back must be found too.
-    fn count_followed_minute(&mut self) {
-        let mut changed = false;
-        for peer in &mut self.peers {
-            if let Session::Following(following) = &mut peer.session {
-                changed |= following.counted != following.applied;
-                following.counted = following.applied;
-            }
-        }
-        if changed {
-            self.raise_counter();
-            self.store_mut().after_commit(Then::CounterShown);
-        }
-    }
-
     /// D6: the counter rises once a minute while data change; also lets idle extents go (D8).
     fn count_minute(&mut self) {
         if !self.counts_minutes() || self.now < self.minute_at() {
@@ -181,6 +160,27 @@ impl Volume {
         let idle_since = self.minute.1;
         self.store_mut().let_idle_go(idle_since);
         self.minute = (self.now, issued);
+    }
+
+    /// Whether data may change by another node's doing, on a disk that works.
+    fn follows_for_minutes(&self) -> bool {
+        let follows = self.follows_somebody() || self.stream.is_some();
+        self.role == Role::Secondary && self.disk != DiskState::Failed && follows
+    }
+
+    /// D6 for a node that follows: an older state of it that is put back must be found too.
+    fn count_followed_minute(&mut self) {
+        let mut changed = false;
+        for peer in &mut self.peers {
+            if let Session::Following(following) = &mut peer.session {
+                changed |= following.counted != following.applied;
+                following.counted = following.applied;
+            }
+        }
+        if changed {
+            self.raise_counter();
+            self.store_mut().after_commit(Then::CounterShown);
+        }
     }
 
     /// Notes since when a peer owes something, and asks to be woken at the next time that matters.

@@ -139,12 +139,11 @@ impl Volume {
 
     /// A read of an operation ended.
     pub(crate) fn on_operation_read(&mut self, key: Key, result: Result<Bytes, DiskError>) {
-        let span = self.operations.get_mut(key).expect("an operation outlives its disk action").span;
-        if result.is_err() {
-            self.out.push(Action::Notice(Notice::Unreadable(span)));
-        }
         let serves = self.serves();
         let operation = self.operations.get_mut(key).expect("an operation outlives its disk action");
+        if result.is_err() {
+            self.out.push(Action::Notice(Notice::Unreadable(operation.span)));
+        }
         match operation.kind {
             Kind::Check { .. } => {
                 self.on_check_read(key, result);

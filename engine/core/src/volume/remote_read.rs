@@ -194,9 +194,9 @@ impl Volume {
     /// The session with the peer is over: what it was asked for is asked for again when it, or another, is there.
     pub(crate) fn ask_reads_again(&mut self, peer: PeerIndex) {
         let reads = &mut self.remote_reads;
-        let (lost, left) = reads.asked.iter().partition(|asked| asked.peer == peer);
+        let (lost, left): (Vec<Asked>, Vec<Asked>) =
+            reads.asked.drain(..).partition(|asked| asked.peer == peer);
         reads.asked = left;
-        let lost: Vec<Asked> = lost;
         for Asked { part, .. } in lost.into_iter().rev() {
             if reads.reads.iter().any(|read| read.operation == part.operation) {
                 reads.waiting.push_front(part);
