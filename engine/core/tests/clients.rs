@@ -6,7 +6,7 @@ mod pair;
 use std::time::Duration;
 
 use evenkeel_core::volume::{
-    Role,
+    Replication, Role,
     config::{OnPeerLoss, Protocol},
     io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
     operator::{Force, OperatorAnswer, OperatorCommand},
@@ -261,4 +261,50 @@ fn w7_a_host_has_to_write_what_is_answered() {
         assert_eq!(pair.reply(request), Some(DONE));
         assert_eq!(pair.data(1)[0], 3);
     }
+}
+
+/// Every second a write comes, and the peer has done the one before: it always owes one.
+#[test]
+fn w6_a_peer_that_goes_on_is_not_dropped_though_it_always_owes_something() {
+    let mut pair = Pair::mirrored();
+    let link = pair.link();
+    pair.hold(1, Held::Write);
+    let mut owed = pair.begin_request(0, write(0));
+    for byte in 1..20 {
+        let next = pair.begin_request(0, at(u64::from(byte) * 4096, byte));
+        pair.release_one(1, Held::Write);
+        assert_eq!(pair.reply(owed), Some(DONE), "write {byte}: the peer has done the one before");
+        assert_eq!(pair.held_actions(1, Held::Write), 1, "write {byte} is owed");
+        pair.pass(Duration::from_secs(1));
+        assert_eq!(pair.link(), link, "write {byte}: it has gone on all the time");
+        owed = next;
+    }
+    pair.pass(Duration::from_secs(10));
+    assert_eq!(pair.link(), None, "now it does not go on");
+    assert_eq!(pair.reply(owed), Some(DONE), "without it");
+}
+
+/// Beta has a write in its cache only, and the extents of others push that of this one.
+#[test]
+fn d8_an_extent_stays_until_its_writes_are_stable_on_the_peer_too() {
+    let mut pair = Pair::serving(Settings::default());
+    pair.hold(1, Held::Flush);
+    assert_eq!(pair.write(0, 0, &[1; 4096], false), Ok(RequestOutcome::Done));
+    let flush = pair.begin_request(0, ClientOperation::Flush);
+    assert_eq!(pair.reply(flush), None);
+    assert_eq!(pair.stable_data(0)[..4096], [1; 4096]);
+    for extent in 1..=16 {
+        pair.begin_request(0, at(extent << 16, 2));
+    }
+    assert_eq!(pair.stable_data(1)[..4096], [0; 4096], "it was in the cache alone");
+    pair.lose_power(0);
+    pair.lose_power(1);
+    pair.release(1, Held::Flush);
+    for node in [0, 1] {
+        pair.restart(node);
+    }
+    pair.connect();
+    pair.pass_time();
+    assert_eq!(pair.status(0).peers[0].replication, Replication::Established);
+    assert!(pair.data(0) == pair.data(1), "alpha's activity log named the block");
 }

@@ -4,11 +4,15 @@ mod pair;
 
 use std::time::Duration;
 
-use evenkeel_core::volume::{
-    Role,
-    config::{OnPeerLoss, Protocol},
-    io::{RequestError, RequestOutcome},
-    operator::{Force, OperatorAnswer, OperatorCommand},
+use evenkeel_core::{
+    generation::verdict::Verdict,
+    volume::{
+        DiskState, Replication, Role,
+        config::{OnPeerLoss, Protocol},
+        io::{RequestError, RequestOutcome},
+        operator::{Force, OperatorAnswer, OperatorCommand},
+        status::Suspended,
+    },
 };
 use pair::{Held, Pair, Settings, write};
 
@@ -109,13 +113,19 @@ fn p6_a_secondary_that_leaves_has_everything_stable() {
     assert_eq!(pair.stable_data(1)[0], 1);
 }
 
-/// A peer whose disk flushes nothing is given up like one that applies nothing: who waits for it is not always a client.
-#[test]
-fn a_peer_that_does_not_flush_is_given_up() {
+/// A primary that is to become secondary, and whose peer has not flushed yet what was written.
+fn waiting_for_a_flush() -> (Pair, u64) {
     let mut pair = primary_with(OnPeerLoss::Continue);
     pair.hold(1, Held::Flush);
     assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
     let command = pair.begin_command(0, OperatorCommand::Secondary { force: false });
+    (pair, command)
+}
+
+/// A peer whose disk flushes nothing is given up like one that applies nothing: who waits for it is not always a client.
+#[test]
+fn a_peer_that_does_not_flush_is_given_up() {
+    let (mut pair, command) = waiting_for_a_flush();
     pair.pass(Duration::from_secs(4));
     assert_eq!(pair.answer(command), None);
     assert!(pair.link().is_some());
@@ -127,13 +137,43 @@ fn a_peer_that_does_not_flush_is_given_up() {
 /// What comes while the role is given up is not carried out any more.
 #[test]
 fn p5_nothing_is_admitted_while_the_role_is_given_up() {
-    let mut pair = primary_with(OnPeerLoss::Continue);
-    pair.hold(1, Held::Flush);
-    assert_eq!(pair.request(0, write(1)), Ok(RequestOutcome::Done));
-    let command = pair.begin_command(0, OperatorCommand::Secondary { force: false });
+    let (mut pair, command) = waiting_for_a_flush();
     let request = pair.begin_request(0, write(2));
     pair.release(1, Held::Flush);
     assert_eq!(pair.answer(command), Some(OperatorAnswer::Done));
     assert_eq!(pair.reply(request), Some(Err(RequestError::Shutdown)));
     assert_eq!((pair.data(0)[0], pair.data(1)[0]), (1, 1));
+}
+
+/// Its disk is slow: the generation that it owes since it lost the peer is not begun, so the peer's head is a
+/// newer one of its own history. That it is deposed is not stable when they meet again: it is no target yet.
+#[test]
+fn g10_a_primary_that_was_deposed_follows_on_the_same_link_once_it_is_secondary() {
+    let mut pair = Pair::mirrored();
+    let head = pair.status(0).head;
+    pair.hold(0, Held::Flush);
+    pair.disconnect();
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(pair.write(1, 4096, &[2; 4096], false), Ok(RequestOutcome::Done));
+    assert_eq!(pair.command(1, OperatorCommand::Secondary { force: false }), OperatorAnswer::Done);
+    assert_eq!((pair.status(0).role, pair.status(0).head), (Role::Primary, head));
+    pair.hold(0, Held::Meta);
+    pair.connect();
+    pair.release(0, Held::Flush);
+    pair.disconnect();
+    pair.connect();
+    let link = pair.link();
+    assert_eq!((pair.status(0).role, pair.status(0).suspended), (Role::Primary, Some(Suspended::Deposed)));
+    for node in 0..2 {
+        assert!(matches!(pair.status(node).peers[0].apart, Some(Verdict::Refused(_))), "node {node}");
+    }
+    pair.release(0, Held::Meta);
+    pair.pass_time();
+    assert!(link.is_some() && pair.link() == link, "it has not needed another one");
+    for node in 0..2 {
+        assert_eq!(pair.status(node).role, Role::Secondary, "node {node}");
+        assert_eq!(pair.status(node).peers[0].replication, Replication::Established, "node {node}");
+        assert_eq!(pair.status(node).disk, DiskState::UpToDate, "node {node}");
+    }
+    assert_eq!(pair.data(0), pair.data(1));
 }

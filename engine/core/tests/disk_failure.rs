@@ -3,14 +3,16 @@
 
 mod pair;
 
+use bytes::Bytes;
 use evenkeel_core::volume::{
     DiskState, Replication, Role,
+    config::Protocol,
     io::{ClientOperation, RequestError, RequestOutcome},
     operator::{Force, OperatorAnswer, OperatorCommand},
     span::ByteSpan,
     status::Suspended,
 };
-use pair::{Fail, Held, Pair};
+use pair::{Fail, Held, Pair, Settings, write};
 
 const DONE: Result<RequestOutcome, RequestError> = Ok(RequestOutcome::Done);
 
@@ -289,4 +291,76 @@ fn w4_a_failed_disk_is_recorded_under_the_head_that_was_stable() {
     pair.crash(0);
     pair.restart(0);
     assert_eq!(pair.status(0).head, head);
+}
+
+/// Protocol A: a write is answered that never comes to the peer; that is to serve in place of the own disk.
+#[test]
+fn w7_a_host_that_never_had_every_answered_write_is_not_taken_back() {
+    let mut pair = Pair::serving(Settings { protocol: Protocol::A, ..Settings::default() });
+    assert_eq!(pair.write(0, 0, &[1; 4096], true), DONE);
+    pair.limit_frames(1, 0);
+    assert_eq!(pair.write(0, 0, &[2; 4096], false), DONE, "from the own disk");
+    pair.fail_next(0, Fail::Write);
+    let last = pair.begin_request(0, write(3));
+    assert_eq!(pair.reply(last), None);
+    let status = pair.status(0);
+    assert_eq!((status.role, status.disk), (Role::Primary, DiskState::Failed));
+    assert_eq!(status.suspended, Some(Suspended::NoData), "the peer has not taken it up yet");
+    pair.disconnect();
+    pair.unlimit_frames();
+    assert_eq!(pair.data(1)[0], 1, "the answered write is nowhere but on the failed disk");
+    pair.connect();
+    pair.pass_time();
+    assert_eq!(pair.status(0).role, Role::Secondary, "nobody can go on from here");
+    assert!(matches!(pair.reply(last), Some(Err(_))));
+    assert_eq!(
+        pair.request(0, read(0, 4096)),
+        Err(RequestError::Shutdown),
+        "an answered write would be missing"
+    );
+}
+
+#[test]
+fn w4_a_write_through_that_fails_condemns_the_last_copy_as_a_flush_does() {
+    let payload = Bytes::from(vec![8; 4096]);
+    for (fua, disk) in [(false, DiskState::Outdated), (true, DiskState::Inconsistent)] {
+        let mut pair = Pair::mirrored();
+        pair.disconnect();
+        assert_eq!(pair.request(0, write(7)), DONE, "the other copy is old now");
+        pair.fail_next(0, Fail::Write);
+        let request = ClientOperation::Write { offset: 0, payload: payload.clone(), fua };
+        assert!(pair.request(0, request).is_err(), "fua {fua}");
+        pair.crash(0);
+        pair.restart(0);
+        assert_eq!(pair.status(0).disk, disk, "fua {fua}");
+        let forced = pair.command(0, OperatorCommand::Primary(Force::Yes));
+        assert_eq!(forced == OperatorAnswer::Done, !fua, "fua {fua}: {forced:?}");
+    }
+}
+
+#[test]
+fn g8_a_host_that_serves_again_is_not_as_settled_as_it_left() {
+    let mut pair = Pair::serving(Settings::default());
+    assert_eq!(pair.write(0, 0, &[1; 4096], true), DONE);
+    pair.fail_next(0, Fail::Write);
+    assert_eq!(pair.write(0, 0, &[2; 4096], false), DONE);
+    assert_eq!((pair.status(0).role, pair.status(0).disk), (Role::Primary, DiskState::Failed));
+    let head = pair.status(1).head;
+    assert_eq!(pair.command(1, OperatorCommand::Shutdown), OperatorAnswer::Done);
+    pair.crash(1);
+    pair.restart(1);
+    pair.connect();
+    assert_eq!(pair.status(0).suspended, None, "it is taken back");
+    assert_eq!(pair.write(0, 0, &[3; 4096], false), DONE, "on the host only, and not stable");
+    assert_eq!(pair.status(1).head, head);
+    pair.lose_power(1);
+    pair.restart(1);
+    pair.connect();
+    assert!(pair.data(1)[..4096] == [2; 4096], "what was answered is gone");
+    assert_eq!(
+        pair.request(0, read(0, 4096)),
+        Err(RequestError::Shutdown),
+        "and nobody may serve without it"
+    );
+    assert_eq!(pair.status(0).role, Role::Secondary);
 }

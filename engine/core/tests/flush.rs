@@ -158,3 +158,25 @@ fn w5_a_replica_that_is_too_far_behind_comes_nearer_by_a_piece() {
     }
     assert_eq!(pair.reply(late), Some(DONE), "a sixteenth of max_lag nearer");
 }
+
+/// The replica may have a write only with all that was answered before it.
+#[test]
+fn w5_a_write_follows_the_last_one_answered_whatever_was_answered_after_it() {
+    let mut pair = primary(Protocol::A);
+    assert_eq!(pair.request(0, write(0, 9, false)), DONE, "from here on its extent needs no commit");
+    pair.hold(0, Held::Write);
+    pair.limit_frames(1, 0);
+    let [first, second] = [1, 2].map(|block| pair.begin_request(0, write(block, 1, false)));
+    pair.release_last_first(0, Held::Write);
+    assert_eq!((pair.reply(first), pair.reply(second)), (Some(DONE), Some(DONE)), "in the other order");
+    pair.hold(1, Held::Write);
+    pair.unlimit_frames();
+    assert_eq!(pair.request(0, write(3, 1, false)), DONE);
+    assert_eq!(pair.held_actions(1, Held::Write), 2, "the third waits");
+    pair.release_one(1, Held::Write);
+    assert_eq!(pair.held_actions(1, Held::Write), 1, "the third waits for the second too");
+    pair.release_one(1, Held::Write);
+    assert_eq!(pair.held_actions(1, Held::Write), 1, "and begins now");
+    pair.release(1, Held::Write);
+    assert_eq!(pair.data(1), pair.data(0));
+}

@@ -6,12 +6,12 @@ mod pair;
 use evenkeel_core::{
     ids::{GenerationId, Timestamp},
     volume::{
-        DiskState, Origin, Replication, Stranger,
+        DiskState, Origin, Replication, Role, Stranger,
         io::RequestOutcome,
         operator::{Discard, Force, OperatorAnswer, OperatorCommand},
     },
 };
-use pair::Pair;
+use pair::{Held, Pair};
 
 /// Node 0 is primary and in sync with node 1.
 fn in_sync() -> Pair {
@@ -221,4 +221,46 @@ fn one_node_id_twice_is_named_on_both_sides() {
         assert!(matches!(stranger, Some(Stranger::SameNode(_))), "{stranger:?}");
     }
     assert_eq!(before, [pair.meta(0).to_vec(), pair.meta(1).to_vec()]);
+}
+
+#[test]
+fn r1_a_peer_answers_that_its_copy_is_bad_when_that_is_stable() {
+    for loses_power in [false, true] {
+        let mut pair = Pair::mirrored();
+        pair.hold(1, Held::Meta);
+        let peer = pair.peer();
+        let order = pair.begin_command(0, OperatorCommand::InvalidatePeer(peer));
+        assert!(pair.held_actions(1, Held::Meta) > 0);
+        assert_eq!(pair.answer(order), None, "nothing of it is stable");
+        if loses_power {
+            pair.lose_power(1);
+            refused(&pair.answer(order).expect("the link is lost"), "before the peer had answered");
+        } else {
+            pair.release(1, Held::Meta);
+            assert_eq!(pair.answer(order), Some(OperatorAnswer::Done));
+            pair.crash(1);
+            pair.restart(1);
+            assert_eq!(pair.status(1).disk, DiskState::Inconsistent);
+        }
+    }
+}
+
+#[test]
+fn g6_a_primary_does_not_let_its_changes_be_discarded_from_the_other_node() {
+    let mut pair = Pair::mirrored();
+    pair.disconnect();
+    assert_eq!(pair.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(pair.write(0, 0, &[2; 4096], true), Ok(RequestOutcome::Done));
+    assert_eq!(pair.write(1, 0, &[3; 4096], true), Ok(RequestOutcome::Done));
+    pair.connect();
+    assert_eq!((pair.status(0).role, pair.status(1).role), (Role::Secondary, Role::Primary), "G10");
+    let peer = pair.peer();
+    let order = OperatorCommand::Resolve { peer, discard: Discard::Peers };
+    refused(&pair.command(0, order.clone()), "the peer is primary");
+    pair.pass_time();
+    assert_eq!((pair.data(0)[0], pair.data(1)[0]), (2, 3), "nothing has moved");
+    assert_eq!(pair.command(1, OperatorCommand::Secondary { force: false }), OperatorAnswer::Done);
+    assert_eq!(pair.command(0, order), OperatorAnswer::Done);
+    pair.pass_time();
+    assert_eq!((pair.data(0)[0], pair.data(1)[0]), (2, 2), "now it has");
 }

@@ -261,3 +261,30 @@ fn p3_who_becomes_primary_while_a_resync_into_it_begins_follows_nobody() {
         }
     }
 }
+
+/// Beta is promoted, and its link is lost while alpha takes its head. Alpha is not counted yet: it led before.
+#[test]
+fn g1_a_head_is_given_up_when_the_peer_that_may_have_it_is_lost() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.hold(0, Held::Meta);
+    let promotion = pair.begin_command(1, OperatorCommand::Primary(Force::No));
+    assert_eq!(pair.held_actions(0, Held::Meta), 1, "alpha gives up its right");
+    pair.release_one(0, Held::Meta);
+    assert_eq!(pair.status(1).role, Role::Primary);
+    assert_eq!(pair.held_actions(0, Held::Meta), 1, "alpha takes the head");
+    let offered = pair.status(1).head;
+    pair.disconnect();
+    pair.release(0, Held::Meta);
+    assert_eq!(pair.status(0).head, offered, "it has it, and beta does not know");
+    assert_eq!(pair.answer(promotion), Some(OperatorAnswer::Done));
+    assert_ne!(pair.status(1).head, offered, "beta goes on under another one");
+    assert_eq!(pair.write(1, 0, &[1; 4096], true), Ok(RequestOutcome::Done));
+    pair.crash(1);
+    assert_eq!(pair.command(0, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    assert_eq!(pair.write(0, 4096, &[2; 4096], true), Ok(RequestOutcome::Done));
+    pair.restart(1);
+    pair.connect();
+    assert_eq!(pair.status(0).peers[0].replication, Replication::SplitBrain, "both have gone on");
+    assert_eq!(pair.data(1)[..4096], [1; 4096], "nothing is overwritten");
+}

@@ -431,3 +431,46 @@ fn p1_a_confirmation_ends_when_a_resync_into_the_peer_begins() {
         assert_eq!(pair.status(0).disk, DiskState::Consistent, "after {commits} commits of the peer");
     }
 }
+
+#[test]
+fn p2_an_heir_has_the_right_durably_before_it_says_so() {
+    let mut answered = Vec::new();
+    for commits in 0..8 {
+        let mut pair = Pair::mirrored();
+        pair.hold(1, Held::Meta);
+        let shutdown = pair.begin_command(0, OperatorCommand::Shutdown);
+        for _ in 0..commits {
+            pair.release_one(1, Held::Meta);
+        }
+        let left = pair.answer(shutdown) == Some(OperatorAnswer::Done);
+        answered.push(left);
+        pair.lose_power(1);
+        pair.release(1, Held::Meta);
+        pair.restart(1);
+        assert!(pair.status(1).entitled || !left, "{commits} commits: nobody has the right any more");
+    }
+    assert!(!answered[0] && answered.contains(&true), "{answered:?}");
+}
+
+#[test]
+fn p2_who_leaves_keeps_no_right_that_its_heir_may_have() {
+    let mut cut_short = 0;
+    for frames in 0..8 {
+        let mut pair = Pair::mirrored();
+        pair.limit_frames(0, frames);
+        let shutdown = pair.begin_command(0, OperatorCommand::Shutdown);
+        let early = pair.answer(shutdown);
+        pair.disconnect();
+        pair.unlimit_frames();
+        let answer = early.clone().or_else(|| pair.answer(shutdown));
+        assert_eq!(answer, Some(OperatorAnswer::Done), "{frames} frames");
+        for node in 0..2 {
+            pair.crash(node);
+            pair.restart(node);
+        }
+        let entitled = [0, 1].map(|node| pair.status(node).entitled);
+        assert_ne!(entitled, [true, true], "{frames} frames");
+        cut_short += u32::from(early.is_none() && entitled[1]);
+    }
+    assert!(cut_short > 0, "once the heir had it, and its word did not come");
+}

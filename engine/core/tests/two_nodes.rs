@@ -282,3 +282,48 @@ fn a_target_that_asks_for_more_than_it_can_take_is_left() {
     pair.connect();
     assert_eq!(pair.data(0), pair.data(1));
 }
+
+#[test]
+fn r6_a_target_has_the_head_durably_before_it_counts_as_in_sync() {
+    let mut in_sync = Vec::new();
+    for commits in 0..10 {
+        let mut pair = Pair::mirrored();
+        pair.disconnect();
+        assert_eq!(pair.write(0, 2 << 20, &[2; 4096], true), Ok(RequestOutcome::Done));
+        pair.hold(1, Held::Meta);
+        pair.connect();
+        for _ in 0..commits {
+            pair.release_one(1, Held::Meta);
+        }
+        let counts = pair.status(0).peers[0].replication == Replication::Established;
+        in_sync.push(counts);
+        let head = pair.status(0).head;
+        pair.lose_power(1);
+        pair.crash(0);
+        pair.release(1, Held::Meta);
+        pair.restart(1);
+        if counts {
+            assert_eq!(pair.status(1).head, head, "{commits} commits");
+            assert_ne!(pair.status(1).disk, DiskState::Inconsistent, "{commits} commits: it was in sync");
+        }
+    }
+    assert!(!in_sync[0] && in_sync.contains(&true), "{in_sync:?}");
+}
+
+#[test]
+fn r5_a_limit_that_is_raised_counts_at_once() {
+    for node in 0..2 {
+        let mut pair = Pair::mirrored();
+        pair.disconnect();
+        assert_eq!(pair.write(0, 0, &vec![5; 1 << 20], false), Ok(RequestOutcome::Done));
+        assert_eq!(pair.command(node, OperatorCommand::LimitResync(Some(1))), OperatorAnswer::Done);
+        pair.connect();
+        pair.pass_time();
+        assert_eq!(pair.status(1).disk, DiskState::Inconsistent, "node {node}: a byte a second");
+        assert!(pair.moved_bytes > 0, "node {node}: the first pull is to be paid for");
+        assert_eq!(pair.command(node, OperatorCommand::LimitResync(Some(50 << 20))), OperatorAnswer::Done);
+        pair.pass_time();
+        assert_eq!(pair.status(1).disk, DiskState::UpToDate, "node {node}");
+        assert!(pair.data(1) == pair.data(0), "node {node}");
+    }
+}

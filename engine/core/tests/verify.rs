@@ -106,3 +106,33 @@ fn an_answer_about_other_blocks_ends_the_link_and_leaves_no_fence() {
     pair.release(1, Held::Data);
     assert_eq!(pair.write(0, 0, &[1; 65536], false), Ok(RequestOutcome::Done), "where the check was");
 }
+
+#[test]
+fn r7_what_the_follower_cannot_read_differs_and_is_written_anew() {
+    for repair in [false, true] {
+        let mut pair = Pair::mirrored();
+        pair.change_behind(1, 4096, &[9]);
+        pair.fail_next(1, Fail::Read);
+        let blocks: Vec<u64> = (0..16).map(|block| block * 4096).collect();
+        assert_eq!(pair.command(0, verify(repair)), found(&blocks, repair), "a comparison has 64 KiB");
+        assert_eq!(pair.data(1) == pair.data(0), repair);
+    }
+}
+
+#[test]
+fn r7_of_two_secondaries_none_repairs() {
+    for differing in [0, 4096] {
+        let mut pair = Pair::mirrored();
+        assert_eq!(pair.command(0, OperatorCommand::Secondary { force: false }), OperatorAnswer::Done);
+        if differing > 0 {
+            pair.change_behind(1, 4096, &[9]);
+        }
+        let OperatorAnswer::Verified { differing_bytes, .. } = pair.command(0, verify(false)) else {
+            panic!("they may be compared")
+        };
+        assert_eq!(differing_bytes, differing);
+        let answer = pair.command(0, verify(true));
+        assert!(matches!(answer, OperatorAnswer::Refused(_)), "{differing} bytes differ: {answer:?}");
+        assert_eq!(pair.data(1) == pair.data(0), differing == 0);
+    }
+}

@@ -1,8 +1,8 @@
-//! Disks that are not what their node thinks: copied, or replaced.
+//! What is on the disks; and disks that are not what their node thinks: copied, replaced, or damaged.
 
 use evenkeel_core::{
     ids::{GenerationId, NodeId},
-    meta::geometry::Geometry,
+    meta::{geometry::Geometry, report::inspect, superblock::Superblock},
     volume::{CreateSpec, Origin, create},
 };
 
@@ -28,5 +28,23 @@ impl Pair {
         for (offset, bytes) in create(&spec).expect("valid").into_iter().flatten() {
             put(&mut self.nodes[node].meta, offset, &bytes);
         }
+    }
+    /// What the metadata of a node say on stable media.
+    pub(crate) fn superblock(&self, node: usize) -> Superblock {
+        let meta = self.meta(node);
+        let report = inspect(meta.len() as u64, &mut |offset, bytes: &mut [u8]| {
+            let start = usize::try_from(offset).expect("small");
+            bytes.copy_from_slice(&meta[start..start + bytes.len()]);
+            Ok(())
+        });
+        report.superblock().expect("one is whole").clone()
+    }
+
+    /// Changes the metadata of a node that is down; its data stay as they are in the cache.
+    pub(crate) fn damage(&mut self, node: usize, change: impl FnOnce(&mut [u8])) {
+        let mut meta = self.meta(node).to_vec();
+        change(&mut meta);
+        let data = self.data(node).to_vec();
+        self.put_back(node, &(data, meta));
     }
 }

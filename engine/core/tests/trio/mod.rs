@@ -13,7 +13,7 @@ use evenkeel_core::{
     ids::{BootId, InstanceId, NodeId, PeerIndex, Timestamp},
     meta::geometry::Geometry,
     volume::{
-        CreateSpec, FileFacts, Origin, Remembered, Volume,
+        CreateSpec, DirtyExtent, FileFacts, Origin, Remembered, Volume,
         config::{OnPeerLoss, Protocol, RunInfo, VolumeConfig},
         create,
         io::{
@@ -21,6 +21,7 @@ use evenkeel_core::{
             RequestId, RequestOutcome,
         },
         operator::{OperatorAnswer, OperatorCommand},
+        span::ByteSpan,
         status::{PeerStatus, Status},
         wire::{BlockContent, Frame},
     },
@@ -57,6 +58,7 @@ pub(crate) struct Trio {
     slow: Option<usize>,
     late: VecDeque<Action>,
     next: u64,
+    on_peer_loss: OnPeerLoss,
     replies: BTreeMap<u64, Result<RequestOutcome, RequestError>>,
     answers: BTreeMap<u64, OperatorAnswer>,
     /// Bytes of data that resyncs have moved.
@@ -79,6 +81,10 @@ fn other(node: usize, peer: PeerIndex) -> usize {
 impl Trio {
     /// Three new disks, three processes, all cables.
     pub(crate) fn new() -> Self {
+        Self::with(OnPeerLoss::Continue)
+    }
+
+    pub(crate) fn with(on_peer_loss: OnPeerLoss) -> Self {
         let nodes = [1, 2, 3].map(|id| {
             let mut meta = vec![0; META];
             let geometry = Geometry::new(SIZE as u64, 4096, 64 << 10, 16).expect("valid");
@@ -98,6 +104,7 @@ impl Trio {
             slow: None,
             late: VecDeque::new(),
             next: 1,
+            on_peer_loss,
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
             moved_bytes: 0,
@@ -123,7 +130,7 @@ impl Trio {
             peer_names: peers.map(|peer| NAMES[peer].to_owned()).collect(),
             size_bytes_max: 2 * SIZE as u64,
             protocol: Protocol::C,
-            on_peer_loss: OnPeerLoss::Continue,
+            on_peer_loss: self.on_peer_loss,
             peer_timeout: Duration::from_secs(5),
             hold: Duration::from_secs(120),
             max_lag_bytes: 64 << 20,
@@ -263,6 +270,11 @@ impl Trio {
     /// What `node` says of another.
     pub(crate) fn of(&self, node: usize, other: usize) -> PeerStatus {
         self.status(node).peers[index(node, other).as_usize()].clone()
+    }
+
+    /// What others lack between these bytes, as `node` knows.
+    pub(crate) fn dirty_map(&self, node: usize, span: ByteSpan, limit: usize) -> Vec<DirtyExtent> {
+        self.nodes[node].volume.as_ref().expect("the node lives").dirty_map(span, limit)
     }
 
     pub(crate) fn data(&self, node: usize) -> &[u8] {
