@@ -1,15 +1,18 @@
 //! What nodes keep for each other while one of three is away, and what they conclude when it is back: bits for third
-//! nodes, extents of the activity log, sessions that end (G9, D8, D10, D11).
+//! nodes, extents of the activity log, sessions that end, and what is known of who is away (G9, D8, D10, D11, P1).
 
 mod trio;
 
-use evenkeel_core::volume::{
-    DirtyExtent, DiskState, Replication, Role,
-    config::OnPeerLoss,
-    io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
-    operator::{Force, OperatorAnswer, OperatorCommand},
-    span::ByteSpan,
-    status::Suspended,
+use evenkeel_core::{
+    ids::PeerIndex,
+    volume::{
+        DirtyExtent, DiskState, Replication, Role,
+        config::OnPeerLoss,
+        io::{ClientOperation, RequestError, RequestOutcome, ZeroMode},
+        operator::{Force, OperatorAnswer, OperatorCommand},
+        span::ByteSpan,
+        status::Suspended,
+    },
 };
 use trio::Trio;
 
@@ -259,4 +262,53 @@ fn g8_a_head_of_a_node_that_lost_power_is_no_better_with_another() {
     for node in [1, 2] {
         assert_eq!(trio.data(node)[..4096], [5; 4096], "node {node}: gamma kept what was answered");
     }
+}
+
+/// Alpha is primary, and gamma has confirmed to it that its copy is old; no cable leads to gamma.
+fn without_gamma() -> Trio {
+    let mut trio = formed();
+    let gamma = PeerIndex::new(1).expect("alpha's second peer");
+    assert_eq!(trio.command(0, OperatorCommand::Disconnect(gamma)), OperatorAnswer::Done);
+    assert_eq!(trio.status(2).disk, DiskState::Outdated);
+    trio.cut(0, 2);
+    trio.cut(1, 2);
+    trio.pass_time();
+    trio
+}
+
+/// Alpha has lost power while nothing was under way, and so the certainty of its copy, and has the right still; what it has
+/// met and what is known to be old is all there is.
+#[test]
+fn p1_who_has_met_all_but_those_that_are_known_to_be_old_is_up_to_date() {
+    let mut trio = without_gamma();
+    trio.lose_power(0);
+    trio.cut(0, 1);
+    trio.restart(0);
+    assert_eq!(trio.status(0).disk, DiskState::Consistent, "beta may have more");
+    trio.join(0, 1);
+    assert_eq!(trio.of(0, 1).replication, Replication::Established);
+    assert_eq!(trio.status(0).disk, DiskState::UpToDate);
+    assert_eq!(trio.command(0, OperatorCommand::Primary(Force::No)), OperatorAnswer::Done);
+}
+
+/// Beta has filled gamma since, which went on alone: what alpha knew of it is past, and alpha has not the right any more.
+#[test]
+fn p1_what_was_known_to_be_old_counts_for_the_one_that_is_entitled_only() {
+    let mut trio = without_gamma();
+    let secondary = OperatorCommand::Secondary { force: false };
+    assert_eq!(trio.command(0, secondary.clone()), OperatorAnswer::Done);
+    assert_eq!(trio.command(1, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    trio.pass_time();
+    assert!(!trio.status(0).entitled);
+    trio.crash(0);
+    trio.join(1, 2);
+    assert_eq!(trio.of(1, 2).replication, Replication::Established);
+    assert_eq!(trio.command(1, secondary), OperatorAnswer::Done);
+    assert_eq!(trio.command(2, OperatorCommand::Primary(Force::Yes)), OperatorAnswer::Done);
+    trio.cut(1, 2);
+    assert_eq!(trio.write(2, 0, &[6; 4096]), DONE, "gamma alone");
+    trio.restart(0);
+    trio.pass_time();
+    assert_eq!(trio.of(0, 1).replication, Replication::Established);
+    assert_eq!(trio.status(0).disk, DiskState::Consistent, "gamma has more");
 }
