@@ -327,3 +327,24 @@ fn r5_a_limit_that_is_raised_counts_at_once() {
         assert!(pair.data(1) == pair.data(0), "node {node}");
     }
 }
+
+/// R1: from the first block on the copy is a mixture, and its metadata have to say so before.
+#[test]
+fn r1_nothing_is_copied_before_it_is_stable_that_the_copy_is_inconsistent() {
+    let mut copied = Vec::new();
+    for commits in 0..10 {
+        let mut pair = in_sync_pair();
+        pair.disconnect();
+        assert_eq!(pair.write(0, 0, &[7; 4096], true), Ok(RequestOutcome::Done));
+        pair.hold(1, Held::Meta);
+        pair.connect();
+        for _ in 0..commits {
+            pair.release_one(1, Held::Meta);
+        }
+        let begun = pair.data(1)[0] == 7;
+        let says_so = !pair.superblock(1).flags.consistent;
+        assert!(!begun || says_so || pair.status(1).disk == DiskState::UpToDate, "{commits} commits");
+        copied.push(begun);
+    }
+    assert!(!copied[0] && copied.contains(&true), "{copied:?}");
+}
